@@ -1,0 +1,1 @@
+"""Lightning callbacks: gradient flow, sample translations, divergence, reproducibility."""

@@ -1,0 +1,1 @@
+"""Text in: corpora, tokenizers, batches and the order in which batches come."""

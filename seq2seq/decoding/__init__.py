@@ -1,0 +1,1 @@
+"""Turning step-wise distributions into output sequences: greedy, beam search, sampling."""

@@ -1,0 +1,1 @@
+"""What gradient and signal do on their way through time."""

@@ -1,0 +1,1 @@
+"""The encoder-decoder and its parts: recurrent layers, encoder, attention, bridge, decoder."""
