@@ -1,0 +1,88 @@
+"""The bridge: the encoder's final states become the decoder's first state."""
+
+import torch
+from torch import Tensor, nn
+
+from seq2seq.models.recurrent import RecurrentState
+
+BRIDGES = ("zero", "copy", "linear")
+
+
+class Bridge(nn.Module):
+    """Map the final hidden and cell state of every encoder layer and direction to the decoder.
+
+    * ``zero``: the decoder starts from zeros; all it knows of the source comes by attention.
+    * ``copy``: the directions of an encoder layer, concatenated (Sutskever et al. 2014 for one).
+    * ``linear``: ``tanh(W [forward; backward] + b)``, one map a layer, and another for the cell
+      (Bahdanau et al. 2015, appendix A.2.2, maps the backward direction alone).
+
+    Depths may differ: layers are matched from the top, and decoder layers below the encoder's
+    first all read that one.
+
+    Args:
+        kind: one of :data:`BRIDGES`.
+        cell: the cell of both sides; only the LSTM has a cell state to map.
+        encoder_layers, encoder_directions, encoder_hidden_size: shape of the encoder.
+        decoder_layers, decoder_hidden_size: shape of the decoder.
+
+    Raises:
+        ValueError: for an unknown kind, or sizes that ``copy`` can't join.
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: str,
+        cell: str,
+        encoder_layers: int,
+        encoder_directions: int,
+        encoder_hidden_size: int,
+        decoder_layers: int,
+        decoder_hidden_size: int,
+    ) -> None:
+        super().__init__()
+        if kind not in BRIDGES:
+            raise ValueError(f"bridge is {kind!r}, but it must be one of {', '.join(BRIDGES)}")
+        joined = encoder_directions * encoder_hidden_size
+        if kind == "copy" and joined != decoder_hidden_size:
+            raise ValueError(
+                f"bridge=copy needs equal widths, but the encoder's directions have {joined} "
+                f"together and the decoder has {decoder_hidden_size}: change one, or use "
+                "bridge=linear"
+            )
+        self.kind = kind
+        self.encoder_layers = encoder_layers
+        self.decoder_layers = decoder_layers
+        self.decoder_hidden_size = decoder_hidden_size
+        self.has_cell = cell == "lstm"
+        if kind == "linear":
+            self.hidden = self._maps(joined)
+            if self.has_cell:
+                self.cell = self._maps(joined)
+
+    def _maps(self, joined: int) -> nn.ModuleList:
+        return nn.ModuleList(
+            nn.Linear(joined, self.decoder_hidden_size) for _ in range(self.decoder_layers)
+        )
+
+    def forward(self, state: RecurrentState) -> RecurrentState:
+        """``[encoder_layers * directions, batch, hidden]`` to ``[decoder_layers, batch, hidden]``."""
+        if self.kind == "zero":
+            batch = state.hidden.size(1)
+            zeros = state.hidden.new_zeros(self.decoder_layers, batch, self.decoder_hidden_size)
+            return RecurrentState(zeros, zeros if self.has_cell else None)
+        linear = self.kind == "linear"
+        hidden = self._map(state.hidden, self.hidden if linear else None)
+        if state.cell is None:
+            return RecurrentState(hidden)
+        return RecurrentState(hidden, self._map(state.cell, self.cell if linear else None))
+
+    def _map(self, final: Tensor, maps: nn.ModuleList | None) -> Tensor:
+        _, batch, hidden = final.shape
+        # [layers * directions, batch, hidden] -> [layers, batch, directions * hidden]
+        layers = final.view(self.encoder_layers, -1, batch, hidden).transpose(1, 2).flatten(2)
+        first = self.encoder_layers - self.decoder_layers
+        chosen = [layers[max(0, first + index)] for index in range(self.decoder_layers)]
+        if maps is not None:
+            chosen = [torch.tanh(linear(one)) for linear, one in zip(maps, chosen, strict=True)]
+        return torch.stack(chosen)

@@ -1,0 +1,128 @@
+"""The encoder: source tokens to one vector per position and a final state per layer and direction.
+
+How that state becomes the decoder's first state is the bridge's business.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from seq2seq.models.recurrent import (
+    RecurrentLayer,
+    RecurrentState,
+    reverse_by_length,
+    stack_states,
+)
+
+
+class EncoderOutput(NamedTuple):
+    """What the encoder returns.
+
+    Shape:
+        outputs: ``[batch, source_time, directions * hidden]``, zero where the source is padding;
+            position ``s`` belongs to source token ``s``, whatever the order of the scan.
+        state: ``[layers * directions, batch, hidden]``, ordered layer by layer, forward first.
+        mask: bool ``[batch, source_time]``, True = real token.
+    """
+
+    outputs: Tensor
+    state: RecurrentState
+    mask: Tensor
+
+
+class EncoderLayer(nn.Module):
+    """One layer of the encoder: a forward scan and, if bidirectional, a backward one beside it.
+
+    Bidirectional as in Schuster and Paliwal 1997: the outputs of both scans are concatenated.
+    """
+
+    def __init__(
+        self, *, cell: str, input_size: int, hidden_size: int, bidirectional: bool
+    ) -> None:
+        super().__init__()
+        self.forward_layer = RecurrentLayer(
+            cell=cell, input_size=input_size, hidden_size=hidden_size
+        )
+        self.backward_layer: RecurrentLayer | None = None
+        if bidirectional:
+            self.backward_layer = RecurrentLayer(
+                cell=cell, input_size=input_size, hidden_size=hidden_size, reverse=True
+            )
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, list[RecurrentState]]:
+        """Outputs ``[batch, time, directions * hidden]`` and one final state per direction."""
+        output, state = self.forward_layer(x, lengths)
+        if self.backward_layer is None:
+            return output, [state]
+        backward_output, backward_state = self.backward_layer(x, lengths)
+        return torch.cat([output, backward_output], dim=2), [state, backward_state]
+
+
+class Encoder(nn.Module):
+    """A stack of recurrent layers over embedded source tokens.
+
+    Args:
+        vocabulary_size: number of source tokens.
+        pad_id: the token whose embedding stays zero.
+        cell: see :class:`~seq2seq.models.recurrent.RecurrentLayer`.
+        embedding_size: width of the source embedding.
+        hidden_size: width of each direction of each layer.
+        layers: depth.
+        bidirectional: scan in both directions.
+        embedding_dropout: share of embedding units dropped.
+        layer_dropout: share of units dropped between layers (not after the last).
+        reverse_source: read the source tokens last to first, the end symbol staying at the end
+            (Sutskever, Vinyals and Le 2014, section 3.3).
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary_size: int,
+        pad_id: int,
+        cell: str,
+        embedding_size: int,
+        hidden_size: int,
+        layers: int,
+        bidirectional: bool,
+        embedding_dropout: float = 0.0,
+        layer_dropout: float = 0.0,
+        reverse_source: bool = False,
+    ) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.directions = 2 if bidirectional else 1
+        self.output_size = self.directions * hidden_size
+        self.reverse_source = reverse_source
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=pad_id)
+        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.layer_dropout = nn.Dropout(layer_dropout)
+        self.layers = nn.ModuleList(
+            EncoderLayer(
+                cell=cell,
+                input_size=self.output_size if index else embedding_size,
+                hidden_size=hidden_size,
+                bidirectional=bidirectional,
+            )
+            for index in range(layers)
+        )
+
+    def forward(self, source: Tensor, lengths: Tensor) -> EncoderOutput:
+        """Encode a padded batch.
+
+        Shape:
+            source: int64 ``[batch, source_time]``; lengths: int64 ``[batch]``, each at least 1.
+        """
+        x = self.embedding_dropout(self.embedding(source))
+        if self.reverse_source:
+            x = reverse_by_length(x, lengths - 1)
+        states: list[RecurrentState] = []
+        for index, layer in enumerate(self.layers):
+            x, final = layer(self.layer_dropout(x) if index else x, lengths)
+            states += final
+        if self.reverse_source:
+            x = reverse_by_length(x, lengths - 1)
+        steps = torch.arange(source.size(1), device=source.device)
+        mask = steps < lengths.to(source.device).unsqueeze(1)
+        return EncoderOutput(x.masked_fill(~mask.unsqueeze(2), 0.0), stack_states(states), mask)

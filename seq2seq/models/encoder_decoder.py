@@ -1,0 +1,228 @@
+"""The whole network: encoder, bridge and decoder, for teacher forcing and for decoding.
+
+`encoder_decoder` builds it from plain values, the ones that a config names and a checkpoint keeps.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from seq2seq.models.attention import Attention, Memory
+from seq2seq.models.bridge import Bridge
+from seq2seq.models.decoder import Decoder, DecoderState
+from seq2seq.models.encoder import Encoder
+from seq2seq.models.recurrent import RecurrentLayer
+
+
+class DecodingState(NamedTuple):
+    """All that one decoding step needs of the steps before and of the source."""
+
+    decoder: DecoderState
+    memory: Memory | None
+
+    def select(self, rows: Tensor) -> "DecodingState":
+        """The hypotheses ``rows`` (int64 ``[rows]``) in that order; repeats are allowed."""
+        memory = None if self.memory is None else self.memory.select(rows)
+        return DecodingState(self.decoder.select(rows), memory)
+
+
+class EncoderDecoder(nn.Module):
+    """Sequence in, sequence out, both of unknown length (Sutskever, Vinyals and Le 2014).
+
+    Args:
+        encoder, bridge, decoder: ready modules that fit together.
+    """
+
+    def __init__(self, *, encoder: Encoder, bridge: Bridge, decoder: Decoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.bridge = bridge
+        self.decoder = decoder
+
+    def forward(self, source: Tensor, source_lengths: Tensor, decoder_input: Tensor) -> Tensor:
+        """Features of every target position, teacher forced; :meth:`logits` makes scores of them.
+
+        Shape:
+            source: int64 ``[batch, source_time]``; source_lengths: int64 ``[batch]``;
+            decoder_input: int64 ``[batch, target_time]``, beginning with the begin symbol; returns
+            ``[batch, target_time, hidden]``.
+        """
+        state = self.start(source, source_lengths)
+        return self.decoder(decoder_input, state.decoder, state.memory).features
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Scores over the target vocabulary, ``[..., hidden]`` to ``[..., vocabulary]``.
+
+        Apart from :meth:`forward`, so that only real target positions pay for the vocabulary.
+        """
+        return self.decoder.output(features)
+
+    def start(self, source: Tensor, source_lengths: Tensor) -> DecodingState:
+        """Encode the source: the state before the first target token."""
+        encoded = self.encoder(source, source_lengths)
+        state = self.decoder.first_state(self.bridge(encoded.state))
+        if self.decoder.attention is None:
+            return DecodingState(state, None)
+        return DecodingState(state, self.decoder.attention.memory(encoded.outputs, encoded.mask))
+
+    def step(
+        self, tokens: Tensor, state: DecodingState
+    ) -> tuple[Tensor, DecodingState, Tensor | None]:
+        """Log-probabilities of the next token after one more token of each hypothesis.
+
+        Shape:
+            tokens: int64 ``[batch]``; returns log-probabilities ``[batch, vocabulary]`` (float32,
+            or float64 in a float64 model), the state after, and the alignment
+            ``[batch, source_time]`` or None.
+        """
+        output = self.decoder.step(tokens, state.decoder, state.memory)
+        assert output.state is not None
+        logits = self.logits(output.features.squeeze(1))
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        log_probabilities = torch.log_softmax(logits, dim=1, dtype=exact)
+        alignment = None if output.alignment is None else output.alignment.squeeze(1)
+        return log_probabilities, DecodingState(output.state, state.memory), alignment
+
+    def recurrent_layers(self) -> dict[str, RecurrentLayer]:
+        """Every recurrent layer by name, in the order in which the signal passes them."""
+        layers: dict[str, RecurrentLayer] = {}
+        for index, pair in enumerate(self.encoder.layers):
+            layers[f"encoder/layer{index}/forward"] = pair.forward_layer
+            if pair.backward_layer is not None:
+                layers[f"encoder/layer{index}/backward"] = pair.backward_layer
+        for index, layer in enumerate(self.decoder.layers):
+            layers[f"decoder/layer{index}"] = layer
+        return layers
+
+
+def encoder_decoder(
+    *,
+    source_vocabulary_size: int,
+    target_vocabulary_size: int,
+    pad_id: int,
+    cell: str = "lstm",
+    embedding_size: int = 256,
+    hidden_size: int = 256,
+    encoder_layers: int = 1,
+    bidirectional: bool = True,
+    decoder_layers: int | None = None,
+    decoder_hidden_size: int | None = None,
+    attention: str = "general",
+    attention_size: int | None = None,
+    query_state: str = "current",
+    input_feeding: bool = False,
+    bridge: str = "linear",
+    embedding_dropout: float = 0.0,
+    layer_dropout: float = 0.0,
+    output_dropout: float = 0.0,
+    tie_embeddings: bool = False,
+    reverse_source: bool = False,
+) -> EncoderDecoder:
+    """Build a network from plain values.
+
+    Args:
+        source_vocabulary_size, target_vocabulary_size: numbers of tokens.
+        pad_id: the padding token of both sides.
+        cell: ``lstm``, ``gru``, ``rnn_tanh`` or ``rnn_relu``, in encoder and decoder.
+        embedding_size: width of both embeddings.
+        hidden_size: width of each direction of the encoder's layers.
+        encoder_layers: depth of the encoder.
+        bidirectional: whether the encoder scans in both directions.
+        decoder_layers: depth of the decoder; as the encoder's if None.
+        decoder_hidden_size: width of the decoder; ``hidden_size`` if None.
+        attention: ``none``, ``additive``, ``dot``, ``general`` or ``scaled_dot``.
+        attention_size: width of the additive score; the decoder's width if None.
+        query_state: which decoder state asks the attention, ``current`` or ``previous``.
+        input_feeding: whether the answer of the attention is an input of the recurrence.
+        bridge: ``zero``, ``copy`` or ``linear``.
+        embedding_dropout: share of embedding units dropped, on both sides.
+        layer_dropout: share of units dropped between layers.
+        output_dropout: share of features dropped before the output layer.
+        tie_embeddings: the output layer uses the target embedding's weights.
+        reverse_source: read the source last to first.
+
+    Raises:
+        ValueError: naming the argument, its value and the rule, where values don't fit together.
+    """
+    sizes = {
+        "embedding_size": embedding_size,
+        "hidden_size": hidden_size,
+        "encoder_layers": encoder_layers,
+        "decoder_layers": decoder_layers,
+        "decoder_hidden_size": decoder_hidden_size,
+        "attention_size": attention_size,
+    }
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise ValueError(f"{name} is {size}, but it must be at least 1")
+    shares = {
+        "embedding_dropout": embedding_dropout,
+        "layer_dropout": layer_dropout,
+        "output_dropout": output_dropout,
+    }
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise ValueError(f"{name} is {share}, but it must be at least 0 and below 1")
+    decoder_layers = encoder_layers if decoder_layers is None else decoder_layers
+    decoder_hidden_size = hidden_size if decoder_hidden_size is None else decoder_hidden_size
+    if layer_dropout and max(encoder_layers, decoder_layers) == 1:
+        raise ValueError(
+            f"layer_dropout is {layer_dropout}, but encoder and decoder have one layer each and "
+            "nothing lies between: use embedding_dropout or output_dropout, or more layers"
+        )
+    encoder = Encoder(
+        vocabulary_size=source_vocabulary_size,
+        pad_id=pad_id,
+        cell=cell,
+        embedding_size=embedding_size,
+        hidden_size=hidden_size,
+        layers=encoder_layers,
+        bidirectional=bidirectional,
+        embedding_dropout=embedding_dropout,
+        layer_dropout=layer_dropout,
+        reverse_source=reverse_source,
+    )
+    joined = Bridge(
+        kind=bridge,
+        cell=cell,
+        encoder_layers=encoder_layers,
+        encoder_directions=encoder.directions,
+        encoder_hidden_size=hidden_size,
+        decoder_layers=decoder_layers,
+        decoder_hidden_size=decoder_hidden_size,
+    )
+    scores = None
+    if attention != "none":
+        scores = Attention(
+            kind=attention,
+            query_size=decoder_hidden_size,
+            memory_size=encoder.output_size,
+            attention_size=attention_size,
+        )
+    elif attention_size is not None:
+        raise ValueError(
+            f"attention_size is {attention_size}, but attention is none: set it to null"
+        )
+    elif bridge == "zero":
+        raise ValueError(
+            "bridge=zero with attention=none gives the decoder nothing of the source: choose an "
+            "attention, or bridge=copy or bridge=linear"
+        )
+    decoder = Decoder(
+        vocabulary_size=target_vocabulary_size,
+        pad_id=pad_id,
+        cell=cell,
+        embedding_size=embedding_size,
+        hidden_size=decoder_hidden_size,
+        layers=decoder_layers,
+        attention=scores,
+        memory_size=encoder.output_size,
+        input_feeding=input_feeding,
+        query_state=query_state,
+        embedding_dropout=embedding_dropout,
+        layer_dropout=layer_dropout,
+        output_dropout=output_dropout,
+        tie_embeddings=tie_embeddings,
+    )
+    return EncoderDecoder(encoder=encoder, bridge=joined, decoder=decoder)

@@ -1,0 +1,205 @@
+"""One recurrent layer in one direction, and the state that it carries.
+
+Every layer is a module of its own, so that its outputs, its weights and its gradient at each
+timestep can be read alone. Stacking layers, joining directions and dropout between layers
+belong to the encoder and the decoder.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+
+class RecurrentState(NamedTuple):
+    """What a stack of recurrent layers carries from one timestep to the next.
+
+    Shape:
+        hidden: ``[layers, batch, hidden]``.
+        cell: ``[layers, batch, hidden]`` for the LSTM, ``None`` for every other cell.
+    """
+
+    hidden: Tensor
+    cell: Tensor | None = None
+
+    def layer(self, index: int) -> "RecurrentState":
+        """The state of one layer, still with a leading axis of length 1."""
+        one = slice(index, index + 1)
+        return RecurrentState(self.hidden[one], None if self.cell is None else self.cell[one])
+
+    def select(self, rows: Tensor) -> "RecurrentState":
+        """The examples ``rows`` (int64 ``[rows]``) in that order; repeats are allowed."""
+        cell = None if self.cell is None else self.cell.index_select(1, rows)
+        return RecurrentState(self.hidden.index_select(1, rows), cell)
+
+
+def stack_states(states: Sequence[RecurrentState]) -> RecurrentState:
+    """One state of all layers from the states of single layers, in the order given."""
+    cells = [state.cell for state in states if state.cell is not None]
+    hidden = torch.cat([state.hidden for state in states])
+    return RecurrentState(hidden, torch.cat(cells) if cells else None)
+
+
+class RecurrentOutput(NamedTuple):
+    """What a recurrent layer returns.
+
+    Shape:
+        output: ``[batch, time, hidden]``, the hidden state at every timestep, in the order of the
+            input. Undefined where the input is padding.
+        state: the state at the end of each sequence's own scan, with ``layers = 1``.
+    """
+
+    output: Tensor
+    state: RecurrentState
+
+
+def reverse_by_length(x: Tensor, lengths: Tensor) -> Tensor:
+    """Reverse the first ``lengths[b]`` timesteps of each sequence and leave the rest in place.
+
+    Its own inverse, and a permutation, so that forward and backward are exact.
+
+    Shape:
+        x: ``[batch, time]`` or ``[batch, time, feature]``; lengths: int64 ``[batch]``.
+    """
+    batch, time = x.shape[:2]
+    steps = torch.arange(time, device=x.device)
+    ends = lengths.to(x.device).unsqueeze(1)
+    order = torch.where(steps < ends, ends - 1 - steps, steps)
+    rows = order + time * torch.arange(batch, device=x.device).unsqueeze(1)
+    return x.flatten(0, 1).index_select(0, rows.flatten()).view_as(x)
+
+
+class RecurrentLayer(nn.Module):
+    """A single LSTM, GRU or vanilla RNN layer that scans in one direction.
+
+    LSTM (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000)::
+
+        i, f, o = sigmoid(W x_t + U h_{t-1} + b)    g = tanh(W x_t + U h_{t-1} + b)
+        c_t = f * c_{t-1} + i * g                   h_t = o * tanh(c_t)
+
+    GRU (Cho et al. 2014, in the variant that applies the reset gate after the product)::
+
+        r, z = sigmoid(W x_t + U h_{t-1} + b)
+        n = tanh(W_n x_t + b_n + r * (U_n h_{t-1} + b'_n))
+        h_t = (1 - z) * n + z * h_{t-1}
+
+    RNN (Elman 1990): ``h_t = tanh(W x_t + U h_{t-1} + b)``, or ``relu`` in place of ``tanh``.
+
+    Weights lie gate by gate as ``[gates * hidden, in]``, in PyTorch's order: LSTM ``i f g o``,
+    GRU ``r z n``. A large ``z`` remembers, whereas papers often write it the other way round.
+
+    Args:
+        cell: one of :data:`CELLS`.
+        input_size: width of the input.
+        hidden_size: width of the hidden state.
+        reverse: scan each sequence from its last real timestep to its first.
+
+    Raises:
+        ValueError: if ``cell`` is not one of :data:`CELLS`.
+    """
+
+    def __init__(
+        self, *, cell: str, input_size: int, hidden_size: int, reverse: bool = False
+    ) -> None:
+        super().__init__()
+        self.cell = cell
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.reverse = reverse
+        self.rnn: nn.LSTM | nn.GRU | nn.RNN
+        match cell:
+            case "lstm":
+                self.rnn = nn.LSTM(input_size, hidden_size, batch_first=True)
+            case "gru":
+                self.rnn = nn.GRU(input_size, hidden_size, batch_first=True)
+            case "rnn_tanh":
+                self.rnn = nn.RNN(input_size, hidden_size, nonlinearity="tanh", batch_first=True)
+            case "rnn_relu":
+                self.rnn = nn.RNN(input_size, hidden_size, nonlinearity="relu", batch_first=True)
+            case _:
+                raise ValueError(f"cell is {cell!r}, but it must be one of {', '.join(CELLS)}")
+
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, state: RecurrentState | None = None
+    ) -> RecurrentOutput:
+        """Run over all timesteps in one fused call, or over one timestep with the cell function.
+
+        Args:
+            x: input.
+            lengths: number of real timesteps of each sequence; None if all are real, or if what
+                follows the real ones doesn't matter (a teacher-forced decoder).
+            state: state before the first timestep; zeros by default.
+
+        Shape:
+            x: ``[batch, time, input]``, padded at the end; lengths: int64 ``[batch]``.
+        """
+        if x.size(1) == 1:
+            return self._step(x, state)
+        if lengths is None:
+            if self.reverse:
+                lengths = torch.full((x.size(0),), x.size(1), device=x.device)
+            else:
+                return self._scan(x, state)
+        if self.reverse:
+            x = reverse_by_length(x, lengths)
+        if self.cell == "lstm":
+            output, final = self._scan_packed(x, lengths, state)
+        else:
+            # Without a cell state, the state at the end of each sequence is among the outputs.
+            output, _ = self._scan(x, state)
+            last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, self.hidden_size)
+            final = RecurrentState(output.gather(1, last.to(x.device)).transpose(0, 1))
+        if self.reverse:
+            output = reverse_by_length(output, lengths)
+        return RecurrentOutput(output, final)
+
+    def _scan(self, x: Tensor, state: RecurrentState | None) -> RecurrentOutput:
+        if isinstance(self.rnn, nn.LSTM):
+            pair = None if state is None or state.cell is None else (state.hidden, state.cell)
+            output, (hidden, cell) = self.rnn(x, pair)
+            return RecurrentOutput(output, RecurrentState(hidden, cell))
+        output, hidden = self.rnn(x, None if state is None else state.hidden)
+        return RecurrentOutput(output, RecurrentState(hidden))
+
+    def _scan_packed(
+        self, x: Tensor, lengths: Tensor, state: RecurrentState | None
+    ) -> RecurrentOutput:
+        # Only the kernel sees the cell state at the end of each sequence, so it must know lengths.
+        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        pair = None if state is None or state.cell is None else (state.hidden, state.cell)
+        packed_output, (hidden, cell) = self.rnn(packed, pair)
+        output, _ = pad_packed_sequence(packed_output, batch_first=True, total_length=x.size(1))
+        return RecurrentOutput(output, RecurrentState(hidden, cell))
+
+    def _step(self, x: Tensor, state: RecurrentState | None) -> RecurrentOutput:
+        weights = (
+            self.rnn.weight_ih_l0,
+            self.rnn.weight_hh_l0,
+            self.rnn.bias_ih_l0,
+            self.rnn.bias_hh_l0,
+        )
+        x = x.squeeze(1)
+        if state is None:
+            zeros = x.new_zeros(1, x.size(0), self.hidden_size)
+            state = RecurrentState(zeros, zeros if self.cell == "lstm" else None)
+        before = state.hidden[0]
+        cell = None
+        if state.cell is not None:
+            hidden, cell = torch.lstm_cell(x, (before, state.cell[0]), *weights)
+        elif self.cell == "gru":
+            hidden = torch.gru_cell(x, before, *weights)
+        elif self.cell == "rnn_tanh":
+            hidden = torch.rnn_tanh_cell(x, before, *weights)
+        else:
+            hidden = torch.rnn_relu_cell(x, before, *weights)
+        # The output is a view of the state, so that the gradient of the state is the total one.
+        after = RecurrentState(hidden.unsqueeze(0), None if cell is None else cell.unsqueeze(0))
+        return RecurrentOutput(after.hidden.transpose(0, 1), after)
+
+    def extra_repr(self) -> str:
+        """What `print(layer)` adds to the wrapped module."""
+        return "reverse=True" if self.reverse else ""
