@@ -1,0 +1,325 @@
+"""Ordered rules, parameter-name pattern -> scheme, and the one call that sets every weight.
+
+The unit is the gate block: the first rule that matches a block sets it, and every parameter is
+written exactly once. Patterns are shell globs (`fnmatch`): ``*`` is any text, dots included, ``?``
+one character, ``[ih]`` one of these; they match the whole name as `model.named_parameters()` gives
+it, and a tied parameter answers to all its names. The schemes themselves are pure functions in
+`schemes.py`.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from seq2seq.initializers.blocks import (
+    GATES,
+    KEEP_GATES,
+    Block,
+    ParameterLayout,
+    parameter_layouts,
+)
+from seq2seq.initializers.schemes import (
+    BIAS_SUM_SCHEMES,
+    BLOCK_SCHEMES,
+    GATE_BIAS_SCHEMES,
+    check_argument,
+)
+
+SCHEMES = {**BLOCK_SCHEMES, **GATE_BIAS_SCHEMES}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What to do with the parameters whose names match.
+
+    Args:
+        name: where the rule stands in the config below ``initializer``, for messages and report.
+        pattern: shell glob over parameter names.
+        scheme: one of :data:`SCHEMES`.
+        arguments: keyword arguments of the scheme.
+        gates: only these gates' blocks, one letter a gate (LSTM ``ifgo``, GRU ``rzn``, RNN ``h``);
+            ``""`` for all, and for parameters without gates.
+        optional: whether the rule may match nothing.
+
+    Raises:
+        ValueError: for an unknown scheme or gate, or arguments that the scheme can't use.
+    """
+
+    name: str
+    pattern: str
+    scheme: str
+    arguments: Mapping[str, float] = field(default_factory=dict)
+    gates: str = ""
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        key = f"initializer.{self.name}"
+        if self.scheme not in SCHEMES:
+            raise ValueError(
+                f"{key}.scheme={self.scheme} is unknown; choose one of {', '.join(sorted(SCHEMES))}"
+            )
+        known = "".join(dict.fromkeys("".join(GATES.values())))
+        if not set(self.gates) <= set(known):
+            raise ValueError(f"{key}.gates={self.gates} must be letters of {known}")
+        taken = scheme_arguments(self.scheme)
+        for argument, value in self.arguments.items():
+            if argument not in taken:
+                takes = f"takes {', '.join(taken)}" if taken else "takes no number"
+                raise ValueError(
+                    f"{key}.{argument}={value} means nothing to the scheme {self.scheme}, which "
+                    f"{takes}: set it to null or choose another {key}.scheme"
+                )
+            check_argument(argument, value, shown_as=f"{key}.{argument}")
+        for argument, required in taken.items():
+            if required and argument not in self.arguments:
+                raise ValueError(f"{key}.scheme={self.scheme} needs a value for {key}.{argument}")
+
+    def matches(self, layout: ParameterLayout, block: Block) -> bool:
+        """Whether the rule speaks of this block."""
+        if self.gates and (not block.gate or block.gate not in self.gates):
+            return False
+        return any(fnmatchcase(name, self.pattern) for name in layout.names)
+
+    def __str__(self) -> str:
+        arguments = ", ".join(f"{name}={value:g}" for name, value in self.arguments.items())
+        return f"{self.scheme}({arguments})" if arguments else self.scheme
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A parameter and the rule of each of its blocks, in the order of the rows."""
+
+    layout: ParameterLayout
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True)
+class Initialization:
+    """What was set by which rule, and what is worth saying beside it, one sentence each."""
+
+    assignments: tuple[Assignment, ...]
+    notes: tuple[str, ...]
+
+
+def scheme_arguments(scheme: str) -> dict[str, bool]:
+    """The numbers that a scheme takes, by name: whether each must be given."""
+    parameters = inspect.signature(SCHEMES[scheme]).parameters.values()
+    return {
+        parameter.name: parameter.default is inspect.Parameter.empty
+        for parameter in parameters
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "generator"
+    }
+
+
+def rules_from_config(config: Mapping[str, Any]) -> list[Rule]:
+    """Rules in the order in which they are tried, from the ``initializer`` group as plain values.
+
+    First the user's own ``rules``, which must all match something; then ``forget_bias``; then the
+    named roles (``embedding``, ``recurrent``, ``input``, ...), which are optional, since a model
+    may have no attention or no bridge.
+
+    Args:
+        config: ``rules``: list of mappings with ``pattern``, ``scheme``, optional ``gates`` and the
+            scheme's arguments. ``forget_bias``: sum of both biases of the LSTM's forget gate or of
+            the GRU's update gate, None to leave it to the bias role. ``scale``, ``gain``: for every
+            rule whose scheme takes it and that has no value of its own. All other keys are roles,
+            mappings like those of ``rules``; one whose values are all None is left out.
+
+    Raises:
+        ValueError: for a value that has no meaning, with its key and what would be allowed.
+    """
+    shared = {name: config[name] for name in ("scale", "gain") if config.get(name) is not None}
+    for name, value in shared.items():
+        check_argument(name, value, shown_as=f"initializer.{name}")
+    roles = {
+        name: value
+        for name, value in config.items()
+        if name not in ("scale", "gain", "forget_bias", "rules")
+    }
+    own = [
+        _rule(f"rules[{index}]", entry, shared, optional=False)
+        for index, entry in enumerate(config.get("rules") or ())
+    ]
+    named = [
+        _rule(name, entry, shared, optional=True)
+        for name, entry in roles.items()
+        if not isinstance(entry, Mapping) or any(value is not None for value in entry.values())
+    ]
+    for name, value in shared.items():
+        if not any(name in scheme_arguments(rule.scheme) for rule in (*own, *named)):
+            raise ValueError(
+                f"initializer.{name}={value} is used by nothing: no scheme of this initializer "
+                f"takes {name}; set it to null"
+            )
+    return [*own, *_forget_bias(config.get("forget_bias"), named), *named]
+
+
+def initialize(
+    model: nn.Module, rules: Sequence[Rule], *, seed: int, pad_id: int
+) -> Initialization:
+    """Set every parameter once, each block by the first rule that matches it.
+
+    Values are drawn on the CPU in the order of `model.named_parameters()`, so that a seed means the
+    same weights on every device. Call it before the optimizer is made. The storage of the
+    parameters stays as it is, so recurrent modules need no `flatten_parameters`.
+
+    Args:
+        model: any module; modified in place.
+        rules: in the order in which they are tried.
+        seed: seed of a generator made for this call alone.
+        pad_id: row of every embedding that is set to zero.
+
+    Raises:
+        ValueError: if a parameter is matched by no rule, a rule that isn't optional sets nothing,
+            or a scheme can't set what its rule matches.
+    """
+    assignments = assign(model, rules)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for assignment in assignments:
+            value = _draw(assignment, generator)
+            if isinstance(assignment.layout.owner, nn.Embedding):
+                value[pad_id] = 0
+            parameter = assignment.layout.parameter
+            parameter.copy_(value.view_as(parameter))
+    return Initialization(tuple(assignments), tuple(_notes(rules, assignments)))
+
+
+def assign(model: nn.Module, rules: Sequence[Rule]) -> list[Assignment]:
+    """Which rule sets which block; draws and writes nothing.
+
+    Raises:
+        ValueError: as `initialize`.
+    """
+    assignments = []
+    for layout in parameter_layouts(model):
+        chosen = []
+        for block in layout.blocks:
+            rule = next((rule for rule in rules if rule.matches(layout, block)), None)
+            if rule is None:
+                raise ValueError(
+                    f"no initializer rule matches the parameter {_shown(layout, block)}: add one "
+                    "to initializer.rules, such as "
+                    f"{{pattern: '{layout.name}', scheme: zeros}}"
+                )
+            chosen.append(rule)
+        assignments.append(Assignment(layout, tuple(chosen)))
+    _require_used(rules, assignments)
+    _require_whole_sums(assignments)
+    return assignments
+
+
+def _rule(name: str, entry: Any, shared: Mapping[str, float], *, optional: bool) -> Rule:
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"initializer.{name}={entry} must be a mapping with pattern and scheme")
+    given = {key: value for key, value in entry.items() if value is not None}
+    for key in ("pattern", "scheme"):
+        if key not in given:
+            raise ValueError(f"initializer.{name} has no {key}: set initializer.{name}.{key}")
+    pattern, scheme = given.pop("pattern"), given.pop("scheme")
+    gates = given.pop("gates", "")
+    taken = scheme_arguments(scheme) if scheme in SCHEMES else {}
+    defaults = {key: value for key, value in shared.items() if key in taken}
+    return Rule(name, pattern, scheme, {**defaults, **given}, gates, optional)
+
+
+def _forget_bias(value: float | None, roles: Sequence[Rule]) -> Iterator[Rule]:
+    if value is None:
+        return
+    check_argument("value", value, shown_as="initializer.forget_bias")
+    for rule in roles:
+        if rule.scheme in GATE_BIAS_SCHEMES:
+            raise ValueError(
+                f"initializer.forget_bias={value} and initializer.{rule.name}.scheme={rule.scheme} "
+                "both set the gate that remembers: set initializer.forget_bias to null"
+            )
+    yield Rule("forget_bias", "*bias_?h_l*", "constant", {"value": value}, KEEP_GATES, True)
+
+
+def _draw(assignment: Assignment, generator: Generator) -> Tensor:
+    layout = assignment.layout
+    gate_biases: dict[str, dict[str, Tensor]] = {}
+    pieces = []
+    for block, rule in zip(layout.blocks, assignment.rules, strict=True):
+        second = layout.local_name.startswith("bias_hh") and layout.other_bias() is not None
+        try:
+            if rule.scheme in BIAS_SUM_SCHEMES and second:
+                piece = torch.zeros(block.shape, dtype=torch.float64)
+            elif rule.scheme in GATE_BIAS_SCHEMES:
+                if layout.other_bias() is None:
+                    raise ValueError("it sets the biases of recurrent layers only")
+                if rule.name not in gate_biases:  # one draw for all gates of the layer
+                    gate_biases[rule.name] = GATE_BIAS_SCHEMES[rule.scheme](
+                        layout.gates, block.fan_out, generator=generator, **rule.arguments
+                    )
+                piece = gate_biases[rule.name][block.gate]
+            else:
+                scheme = BLOCK_SCHEMES[rule.scheme]
+                piece = scheme(block, generator=generator, **rule.arguments)
+        except ValueError as error:
+            raise ValueError(
+                f"initializer.{rule.name}.scheme={rule.scheme} can't set "
+                f"{_shown(layout, block)}: {error}"
+            ) from error
+        pieces.append(piece)
+    return torch.cat(pieces)
+
+
+def _require_used(rules: Sequence[Rule], assignments: Sequence[Assignment]) -> None:
+    used = {id(rule) for assignment in assignments for rule in assignment.rules}
+    for rule in rules:
+        if rule.optional or id(rule) in used:
+            continue
+        layouts = [assignment.layout for assignment in assignments]
+        gates = f" in the gates {rule.gates}" if rule.gates else ""
+        if any(rule.matches(layout, block) for layout in layouts for block in layout.blocks):
+            raise ValueError(
+                f"initializer.{rule.name} is never used: rules before it set everything that its "
+                f"pattern {rule.pattern!r} matches{gates}; move it up or remove it"
+            )
+        names = ", ".join(name for layout in layouts for name in layout.names)
+        raise ValueError(
+            f"initializer.{rule.name} matches nothing: no parameter fits the pattern "
+            f"{rule.pattern!r}{gates}; the model's parameters are {names}"
+        )
+
+
+def _require_whole_sums(assignments: Sequence[Assignment]) -> None:
+    """A rule that speaks of the sum of two biases must have both of them."""
+    by_parameter = {assignment.layout.parameter: assignment for assignment in assignments}
+    for assignment in assignments:
+        other = assignment.layout.other_bias()
+        if other is None:
+            continue
+        pairs = zip(assignment.rules, by_parameter[other].rules, strict=True)
+        for block, (rule, partner) in zip(assignment.layout.blocks, pairs, strict=True):
+            if rule.scheme in BIAS_SUM_SCHEMES and rule is not partner:
+                raise ValueError(
+                    f"initializer.{rule.name}.scheme={rule.scheme} means the sum of both biases, "
+                    f"but of {_shown(assignment.layout, block)} its pattern {rule.pattern!r} "
+                    f"matches only one, initializer.{partner.name} sets the other: match both "
+                    "with *bias_?h_l*"
+                )
+
+
+def _notes(rules: Sequence[Rule], assignments: Sequence[Assignment]) -> Iterator[str]:
+    used = {id(rule) for assignment in assignments for rule in assignment.rules}
+    unused = [rule for rule in rules if id(rule) not in used]
+    for rule in unused:
+        if rule.name == "forget_bias":
+            yield (
+                f"initializer.forget_bias={rule.arguments['value']:g} sets nothing: no bias of "
+                "a forget gate (LSTM) or an update gate (GRU) is left to it"
+            )
+    absent = [rule.name for rule in unused if rule.name != "forget_bias"]
+    if absent:
+        yield f"no parameters in this model for: {', '.join(absent)}"
+
+
+def _shown(layout: ParameterLayout, block: Block) -> str:
+    return f"{layout.name} (gate {block.gate})" if block.gate else layout.name
