@@ -1,0 +1,211 @@
+"""Holds the table of who may import whom, by reading every import in the package with `ast`."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "seq2seq"
+
+# Layer of each module, or of all modules in a folder (the longest name that fits decides).
+# A file may import its own layer and those below.
+LAYERS = {
+    # 1: plain Python
+    "data.corpus": 1,
+    "data.phrasebook": 1,
+    "data.public_corpora": 1,
+    "data.synthetic": 1,
+    "data.tokenizer": 1,
+    "data.torchtext_corpus": 1,
+    # 2: torch
+    "checkpoint": 2,
+    "data.batch": 2,
+    "data.sampler": 2,
+    "decoding": 2,
+    "diagnostics": 2,
+    "initializers": 2,
+    "losses": 2,
+    "metrics": 2,
+    "models": 2,
+    "schedules": 2,
+    # 3: Lightning
+    "callbacks": 3,
+    "data.datamodule": 3,
+    "module": 3,
+    # 4: Hydra
+    "config": 4,
+    "evaluate": 4,
+    "instantiate": 4,
+    "report": 4,
+    "train": 4,
+    "translate": 4,
+}
+ENTRIES = {"evaluate", "report", "train", "translate"}
+
+# Libraries that appear only from a layer on, whatever the file imports from this package.
+LIBRARIES = {"torch": 2, "torchmetrics": 2, "lightning": 3, "hydra": 4, "omegaconf": 4}
+
+# Within the layers: what must not know of what, because it is useful without it.
+STRANGERS = [
+    ("models", {"data", "decoding", "diagnostics", "initializers", "losses", "metrics"}),
+    ("data", {"models", "decoding", "diagnostics", "initializers", "losses", "metrics"}),
+    ("decoding", {"models", "data"}),
+    ("losses", {"models", "data"}),
+    ("metrics", {"models", "data"}),
+    ("initializers", {"data", "decoding"}),
+    ("diagnostics", {"data", "decoding"}),
+]
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def dotted(file: Path) -> str:
+    """Name below the package: `data.corpus`; a folder's `__init__` has the folder's name."""
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def layer(name: str) -> int | None:
+    fitting = [key for key in LAYERS if name == key or name.startswith(f"{key}.")]
+    return LAYERS[max(fitting, key=len)] if fitting else None
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything imported anywhere in the file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"line {node.lineno}: a relative import"
+            for alias in node.names:
+                submodule = PACKAGE.parent.joinpath(*node.module.split("."), alias.name)
+                is_module = submodule.is_dir() or submodule.with_suffix(".py").is_file()
+                yield node.lineno, f"{node.module}.{alias.name}" if is_module else node.module
+
+
+def own_imports(file: Path) -> list[tuple[str, str]]:
+    """Place and name below the package of what this file imports from the package."""
+    return [
+        (f"{file.relative_to(PACKAGE.parent)}:{line}", name.removeprefix("seq2seq."))
+        for line, name in imports(ast.parse(file.read_text()))
+        if name.startswith("seq2seq.")
+    ]
+
+
+@pytest.fixture(params=FILES, ids=[str(file.relative_to(PACKAGE)) for file in FILES])
+def file(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+def test_every_file_has_a_layer(file: Path) -> None:
+    name = dotted(file)
+    if name in ("", "data"):
+        assert not own_imports(file), f"{file.name} of {name or 'the package'} imports nothing"
+        return
+    assert layer(name) is not None, (
+        f"seq2seq/{file.relative_to(PACKAGE)} is in no layer: decide what it may import and "
+        f"add {name!r} to LAYERS in tests/test_architecture.py"
+    )
+
+
+def test_every_layer_in_the_table_has_files() -> None:
+    names = {dotted(file) for file in FILES}
+    gone = {key for key in LAYERS if key not in names} - {"report"}
+    assert not gone, f"LAYERS names modules that don't exist: {sorted(gone)}"
+
+
+def test_imports_go_downward(file: Path) -> None:
+    own = layer(dotted(file)) or 0
+    for place, name in own_imports(file):
+        other = layer(name)
+        assert other is None or other <= own, (
+            f"{place}: layer {own} imports {name} of layer {other}"
+        )
+
+
+def test_libraries_stay_in_their_layers(file: Path) -> None:
+    own = layer(dotted(file)) or 0
+    for line, name in imports(ast.parse(file.read_text())):
+        library = name.partition(".")[0]
+        assert library != "pytorch_lightning", f"{file.name}:{line}: import lightning instead"
+        if library == "torchtext":
+            assert dotted(file) == "data.torchtext_corpus", f"{file.name}:{line} imports torchtext"
+        least = LIBRARIES.get(library, 0)
+        assert least <= own, f"{file.name}:{line}: layer {own} imports {name} (from layer {least})"
+
+
+def test_strangers_do_not_import_each_other(file: Path) -> None:
+    own = dotted(file)
+    for place, name in own_imports(file):
+        for group, strangers in STRANGERS:
+            if own.partition(".")[0] == group:
+                assert name.partition(".")[0] not in strangers, f"{place}: {own} imports {name}"
+
+
+def test_nothing_imports_an_entry(file: Path) -> None:
+    for place, name in own_imports(file):
+        assert name.partition(".")[0] not in ENTRIES, f"{place} imports the entry {name}"
+
+
+def test_callbacks_touch_no_private_attribute() -> None:
+    for file in (PACKAGE / "callbacks").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Attribute) or not node.attr.startswith("_"):
+                continue
+            if node.attr.startswith("__"):
+                continue
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            assert own, f"{file.name}:{node.lineno} reads the private {node.attr} of another object"
+
+
+def test_files_are_named_for_what_they_hold(file: Path) -> None:
+    for part in (*file.relative_to(PACKAGE).parts[:-1], file.stem):
+        assert part.strip("_") not in {"util", "utils", "base", "helper", "helpers", "common"}
+
+
+def test_every_module_says_what_it_is_for(file: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(file.read_text()))
+    assert docstring, f"{file.relative_to(PACKAGE)} has no docstring"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "seq2seq",
+        "seq2seq.config",
+        "seq2seq.instantiate",
+        "seq2seq.train",
+        "seq2seq.evaluate",
+        "seq2seq.translate",
+        "seq2seq.data.corpus",
+        "seq2seq.data.phrasebook",
+        "seq2seq.data.synthetic",
+        "seq2seq.data.tokenizer",
+    ],
+)
+def test_importing_it_does_not_import_torch(name: str) -> None:
+    assert heavy_modules_after(f"import {name}") == "[]"
+
+
+@pytest.mark.parametrize("option", [["--help"], ["--cfg", "job"], ["model=nonsense"]])
+def test_the_command_line_answers_without_importing_torch(option: list[str]) -> None:
+    run = (
+        f"sys.argv = ['train', *{option!r}]; runpy.run_module('seq2seq.train', run_name='__main__')"
+    )
+    code = f"import runpy\ntry: {run}\nexcept SystemExit: pass\nprint()"
+    assert heavy_modules_after(code) == "[]"
+
+
+def heavy_modules_after(code: str) -> str:
+    tail = "print([name for name in ('torch', 'lightning', 'numpy') if name in sys.modules])"
+    answer = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}\n{tail}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PACKAGE.parent,
+    )
+    return answer.stdout.splitlines()[-1]
