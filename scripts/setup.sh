@@ -83,7 +83,9 @@ setup_environment() {
     setup_phase "making $venv with $("$python" --version 2>&1) ($python)" \
       "$python" -m venv --clear "$venv" || return
   fi
-  if [ "$(uname -s)" = Linux ] && [ -z "${PIP_EXTRA_INDEX_URL:-}" ] && [ ! -e /dev/nvidiactl ]; then
+  # /dev/dxg is how a GPU appears in Windows' Linux.
+  if [ "$(uname -s)" = Linux ] && [ -z "${PIP_EXTRA_INDEX_URL:-}" ] &&
+    [ ! -e /dev/nvidiactl ] && [ ! -e /dev/dxg ]; then
     echo "Set-up: no NVIDIA GPU here; PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu" \
       "makes the download much smaller" >&2
   fi
@@ -106,7 +108,10 @@ setup_same_place() {
 if ! setup_is_complete; then
   # In a subshell, so that the lock is given back and no variable leaks into what follows.
   (
-    if command -v flock >/dev/null; then flock 9; fi
+    if command -v flock >/dev/null && ! flock --nonblock 9; then
+      echo "Set-up: waiting for another one in $root" >&2
+      flock 9
+    fi
     setup_environment
   ) 9>"$root/.venv-setup.lock" || exit 1
 fi

@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def corpora_root() -> Path:
-    """Folder of the real corpora: `SEQ2SEQ_DATA`, or `data` in a folder `shared` beside the repository."""
+    """Folder of the real corpora: `SEQ2SEQ_DATA`, or `../shared/data` from the repository."""
     root = Path(os.environ.get("SEQ2SEQ_DATA") or ROOT.parent / "shared" / "data")
     if not root.is_dir():
         pytest.skip(f"no corpora at {root}: set SEQ2SEQ_DATA to their folder")
