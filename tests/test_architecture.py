@@ -31,6 +31,7 @@ LAYERS = {
     "metrics": 2,
     "models": 2,
     "schedules": 2,
+    "translator": 2,
     # 3: Lightning
     "callbacks": 3,
     "data.datamodule": 3,

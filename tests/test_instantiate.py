@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -178,6 +179,16 @@ def test_every_listed_target_exists() -> None:
         assert callable(instantiate({"_target_": name, "_partial_": True})), name
 
 
+def test_every_target_that_ships_can_be_built() -> None:
+    files = sorted((PACKAGE.parent / "conf").rglob("*.yaml"))
+    targets = {
+        target for file in files for target in re.findall(r"_target_: *(\S+)", file.read_text())
+    }
+    assert targets
+    for target in sorted(targets):
+        assert callable(instantiate({"_target_": target, "_partial_": True})), target
+
+
 def test_a_partial_keeps_its_arguments_for_later() -> None:
     optimizer = instantiate({"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.5})
     weight = torch.nn.Parameter(torch.ones(1))
@@ -287,6 +298,14 @@ def test_the_environment_allows_targets_only_from_before_the_import() -> None:
         check=True,
     )
     assert answer.stdout == "1/3\nrefused\n"
+
+
+def test_training_reads_the_environment_before_hydra_can_change_it() -> None:
+    code = "import sys, seq2seq.train; print('seq2seq.instantiate' in sys.modules)"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "True\n", "seq2seq/train.py imports instantiate at its top"
 
 
 def test_no_module_of_the_hydra_layer_can_be_a_target() -> None:
