@@ -1,0 +1,83 @@
+"""Stops a run whose loss is no longer a number, and says where it went wrong."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from seq2seq.data.batch import Batch
+from seq2seq.module import Diverged, TranslationModule
+
+
+class StopOnDivergence(Callback):
+    """Raise :class:`~seq2seq.module.Diverged` before a loss that isn't finite can reach the weights.
+
+    Args:
+        folder: where the batch is kept, as ``diverged_batch.pt``: a dict of tensors that loads
+            with ``weights_only=True``.
+    """
+
+    def __init__(self, *, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self._batch: Batch | None = None
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Hold on to the batch until its loss is known."""
+        self._batch = batch
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        """Look at the loss."""
+        batch, self._batch = self._batch, None
+        if torch.isfinite(loss) or batch is None or not isinstance(pl_module, TranslationModule):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "diverged_batch.pt"
+        torch.save(asdict(batch.to("cpu")), path)
+        tensor = first_bad_tensor(pl_module, batch)
+        raise Diverged(
+            f"the loss is {float(loss)} at step {trainer.global_step}: the first tensor that went "
+            f"bad is {tensor}; the batch is kept in {path}",
+            step=trainer.global_step,
+            tensor=tensor,
+        )
+
+
+def first_bad_tensor(module: TranslationModule, batch: Batch) -> str:
+    """Name the first tensor that isn't finite: a parameter, or else an output of a submodule.
+
+    The forward pass is repeated to find it, with other dropout masks than the first time. Outputs
+    of recurrent layers are named with the first bad timestep.
+    """
+    for name, parameter in module.model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            return f"the parameter {name} (an earlier gradient was too large)"
+    bad: list[str] = []
+    handles = []
+    for name, submodule in module.model.named_modules():
+
+        def look(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
+            tensor = output[0] if isinstance(output, tuple) else output
+            if bad or not isinstance(tensor, Tensor) or torch.isfinite(tensor).all():
+                return
+            where = f"the output of {name or 'the network'}"
+            if tensor.dim() == 3:
+                steps = (~torch.isfinite(tensor)).any(dim=2).any(dim=0).nonzero()
+                where += f" at timestep {int(steps[0])}"
+            bad.append(where)
+
+        handles.append(submodule.register_forward_hook(look))
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            module.loss(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return bad[0] if bad else "the loss itself (every output of the network is finite)"

@@ -1,0 +1,137 @@
+"""What a checkpoint holds beside the weights, and how a trained network comes back from it.
+
+A checkpoint is plain numbers, strings and tensors. The network is rebuilt by our own constructor
+from its plain arguments and nothing in the file is ever imported or called by name.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from seq2seq.data.tokenizer import Tokenizer
+from seq2seq.models.encoder_decoder import EncoderDecoder, encoder_decoder
+
+KEY = "seq2seq"
+FORMAT = 1
+_WEIGHTS = "model."
+
+
+class Trained(NamedTuple):
+    """A trained network with its tokenizers: raw text in, raw text out."""
+
+    model: EncoderDecoder
+    source_tokenizer: Tokenizer
+    target_tokenizer: Tokenizer
+
+
+def describe(
+    model_arguments: Mapping[str, Any], source_tokenizer: Tokenizer, target_tokenizer: Tokenizer
+) -> dict[str, Any]:
+    """The plain data that a checkpoint keeps under :data:`KEY`.
+
+    Args:
+        model_arguments: the arguments of :func:`~seq2seq.models.encoder_decoder.encoder_decoder`.
+        source_tokenizer, target_tokenizer: trained tokenizers.
+    """
+    return {
+        "format": FORMAT,
+        "model": dict(model_arguments),
+        "source_tokenizer": source_tokenizer.state(),
+        "target_tokenizer": target_tokenizer.state(),
+    }
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint file without running any code that it may carry.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file isn't a checkpoint of this package.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch's reader trips over, the file is at fault
+        raise ValueError(f"{path} can't be read as a checkpoint: {error}") from error
+    if not isinstance(checkpoint, dict) or KEY not in checkpoint:
+        raise ValueError(f"{path} is not a checkpoint of seq2seq: it has no entry {KEY!r}")
+    if checkpoint[KEY]["format"] != FORMAT:
+        raise ValueError(
+            f"{path} has checkpoint format {checkpoint[KEY]['format']}, and this version reads "
+            f"format {FORMAT}"
+        )
+    return checkpoint
+
+
+def load_trained(path: Path) -> Trained:
+    """Rebuild network and tokenizers from a checkpoint file, in evaluation mode on the CPU.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_checkpoint`.
+    """
+    checkpoint = read_checkpoint(path)
+    described = checkpoint[KEY]
+    model = encoder_decoder(**described["model"])
+    weights = {
+        name.removeprefix(_WEIGHTS): tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith(_WEIGHTS)
+    }
+    model.load_state_dict(weights)
+    return Trained(
+        model.eval(),
+        Tokenizer.from_state(described["source_tokenizer"]),
+        Tokenizer.from_state(described["target_tokenizer"]),
+    )
+
+
+def check_resumable(path: Path, description: Mapping[str, Any]) -> None:
+    """Refuse to resume from a checkpoint whose network or tokenizers differ from this run's.
+
+    Args:
+        path: the checkpoint.
+        description: this run's, from :func:`describe`.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_checkpoint`; the message of a difference
+            names the keys with both values.
+    """
+    stored = read_checkpoint(path)[KEY]
+    ours, theirs = description["model"], stored["model"]
+    different = [
+        f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
+        for key in sorted({*ours, *theirs})
+        if ours.get(key) != theirs.get(key)
+    ]
+    if different:
+        raise ValueError(
+            f"ckpt_path={path} was trained with another model: {'; '.join(different)}. "
+            "Resume with the overrides of that run"
+        )
+    for side in ("source_tokenizer", "target_tokenizer"):
+        if stored[side] != description[side]:
+            raise ValueError(
+                f"ckpt_path={path} was trained with another {side.replace('_', ' ')}: resume with "
+                "the data and tokenizer overrides of that run"
+            )
+
+
+def best_checkpoint(run: Path) -> Path:
+    """The best checkpoint in a run's folder, or the last where none was judged yet.
+
+    Raises:
+        FileNotFoundError: naming the folder, if it holds no checkpoint.
+    """
+    for name in ("best.ckpt", "last.ckpt"):
+        path = run / "checkpoints" / name
+        if path.is_file():
+            return path
+    if not run.is_dir():
+        raise FileNotFoundError(f"run={run} is not a folder: give the folder of a training run")
+    raise FileNotFoundError(
+        f"run={run} has no checkpoints/best.ckpt or checkpoints/last.ckpt: is it the folder of a "
+        "training run that has validated at least once?"
+    )

@@ -1,0 +1,503 @@
+"""The schema of every config: which keys exist, their types and their defaults.
+
+Hydra checks each composed config against it, so that a wrong key or type fails before anything
+runs. Free of torch, so that ``--help`` and ``--cfg job`` answer at once.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+
+def config_folder() -> str:
+    """Absolute path of ``conf/``: inside the installed package, or beside it in a checkout.
+
+    Raises:
+        FileNotFoundError: if neither exists.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "train.yaml").is_file():
+            return str(folder)
+    raise FileNotFoundError(
+        f"no conf/train.yaml in {package} or {package.parent}: reinstall seq2seq"
+    )
+
+
+@dataclass
+class ModelConfig:
+    """Arguments of :func:`seq2seq.models.encoder_decoder.encoder_decoder`."""
+
+    cell: str = "lstm"
+    embedding_size: int = 256
+    hidden_size: int = 256
+    encoder_layers: int = 1
+    bidirectional: bool = True
+    decoder_layers: int | None = None
+    decoder_hidden_size: int | None = None
+    attention: str = "general"
+    attention_size: int | None = None
+    query_state: str = "current"
+    input_feeding: bool = False
+    bridge: str = "linear"
+    embedding_dropout: float = 0.0
+    layer_dropout: float = 0.0
+    output_dropout: float = 0.0
+    tie_embeddings: bool = False
+    reverse_source: bool = False
+
+
+@dataclass
+class BatchConfig:
+    """How pairs are grouped into batches."""
+
+    size: int = 128
+    unit: str = "sentences"
+    evaluation_size: int = 256
+    seed: int = MISSING
+
+
+@dataclass
+class TokenizerSideConfig:
+    """One side's tokenizer; see :mod:`seq2seq.data.tokenizer`."""
+
+    kind: str = MISSING
+    size: int | None = None
+    min_frequency: int = 1
+    lowercase: bool = False
+
+
+@dataclass
+class TokenizerConfig:
+    """Both tokenizers, or one shared."""
+
+    shared: bool = False
+    source: TokenizerSideConfig = field(default_factory=TokenizerSideConfig)
+    target: TokenizerSideConfig = field(default_factory=TokenizerSideConfig)
+
+
+@dataclass
+class DecodingConfig:
+    """How a trained model's distributions become output sequences."""
+
+    strategy: str = "greedy"
+    beam_size: int = 5
+    n_best: int = 1
+    length_penalty: float = 1.0
+    temperature: float = 1.0
+    seed: int = 1
+    max_length_ratio: float = 2.0
+    max_length_constant: int = 10
+
+
+@dataclass
+class RuleConfig:
+    """One initialization rule; see :class:`seq2seq.initializers.rules.Rule`."""
+
+    pattern: str | None = None
+    scheme: str | None = None
+    gates: str | None = None
+    scale: float | None = None
+    gain: float | None = None
+    value: float | None = None
+    spectral_radius: float | None = None
+    connections: int | None = None
+    longest: float | None = None
+
+
+@dataclass
+class InitializerConfig:
+    """Rules by role, and the user's own before them; see ``rules_from_config``."""
+
+    scale: float | None = None
+    gain: float | None = None
+    forget_bias: float | None = None
+    rules: list[RuleConfig] = field(default_factory=list)
+    embedding: RuleConfig = field(default_factory=RuleConfig)
+    recurrent: RuleConfig = field(default_factory=RuleConfig)
+    input: RuleConfig = field(default_factory=RuleConfig)
+    bias: RuleConfig = field(default_factory=RuleConfig)
+    attention: RuleConfig = field(default_factory=RuleConfig)
+    bridge: RuleConfig = field(default_factory=RuleConfig)
+    output: RuleConfig = field(default_factory=RuleConfig)
+    linear_bias: RuleConfig = field(default_factory=RuleConfig)
+
+
+@dataclass
+class DataConfig:
+    """What every corpus config has in common: the function that makes the corpus."""
+
+    _target_: str = MISSING
+
+
+@dataclass
+class PhrasebookConfig(DataConfig):
+    """Arguments of :func:`seq2seq.data.phrasebook.phrasebook`."""
+
+    source_locale: str = MISSING
+    target_locale: str = MISSING
+    train_size: int = MISSING
+    validation_size: int = MISSING
+    test_size: int = MISSING
+    seed: int = MISSING
+    max_length: int | None = None
+
+
+@dataclass
+class SyntheticConfig(DataConfig):
+    """Arguments of :func:`seq2seq.data.synthetic.synthetic_task` that every task has."""
+
+    task: str = MISSING
+    min_length: int = MISSING
+    max_length: int = MISSING
+    test_max_length: int | None = None
+    longer_max_length: int | None = None
+    train_size: int = MISSING
+    validation_size: int = MISSING
+    test_size: int = MISSING
+    longer_size: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class SymbolsConfig(SyntheticConfig):
+    """The tasks on symbols: copy, reverse, sort."""
+
+    alphabet_size: int = MISSING
+
+
+@dataclass
+class ParallelConfig(DataConfig):
+    """Arguments of :func:`seq2seq.data.corpus.parallel_text`."""
+
+    root: str = MISSING
+    train: str | None = None
+    train_source: str | None = None
+    train_target: str | None = None
+    validation: str | None = None
+    validation_source: str | None = None
+    validation_target: str | None = None
+    test: str | None = None
+    test_source: str | None = None
+    test_target: str | None = None
+    source_column: int = MISSING
+    target_column: int = MISSING
+    pattern: str | None = None
+    validation_size: int = MISSING
+    test_size: int = MISSING
+    seed: int = MISSING
+    max_length: int | None = None
+
+
+@dataclass
+class RootedConfig(DataConfig):
+    """What the configs of known corpora have in common."""
+
+    root: str | None = None
+    max_length: int | None = None
+
+
+@dataclass
+class Multi30kConfig(RootedConfig):
+    """Arguments of :func:`seq2seq.data.public_corpora.multi30k`."""
+
+    source_language: str = MISSING
+    target_language: str = MISSING
+
+
+@dataclass
+class TatoebaConfig(RootedConfig):
+    """Arguments of :func:`seq2seq.data.public_corpora.tatoeba`."""
+
+    file: str = MISSING
+    source_column: int = MISSING
+    target_column: int = MISSING
+    validation_size: int = MISSING
+    test_size: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class G2pConfig(RootedConfig):
+    """Arguments of :func:`seq2seq.data.public_corpora.g2p`."""
+
+    language: str = MISSING
+
+
+@dataclass
+class ScanConfig(RootedConfig):
+    """Arguments of :func:`seq2seq.data.public_corpora.scan`."""
+
+    split: str = MISSING
+    validation_size: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class TorchtextConfig(RootedConfig):
+    """Arguments of :func:`seq2seq.data.torchtext_corpus.torchtext_corpus`."""
+
+    dataset: str = MISSING
+    source_extension: str = MISSING
+    target_extension: str = MISSING
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+
+
+@dataclass
+class OptimizerConfig:
+    """What every optimizer config has in common."""
+
+    _target_: str = MISSING
+    _partial_: bool = True
+    lr: float = MISSING
+    weight_decay: float = 0.0
+    fused: bool = False
+
+
+@dataclass
+class AdamConfig(OptimizerConfig):
+    """`torch.optim.Adam` and `torch.optim.AdamW`."""
+
+    betas: list[float] = MISSING
+    eps: float = MISSING
+
+
+@dataclass
+class SgdConfig(OptimizerConfig):
+    """`torch.optim.SGD`."""
+
+    momentum: float = MISSING
+    nesterov: bool = False
+
+
+@dataclass
+class SchedulerConfig:
+    """What every learning-rate schedule has in common."""
+
+    _target_: str = MISSING
+    _partial_: bool = True
+
+
+@dataclass
+class PlateauConfig(SchedulerConfig):
+    """Arguments of :func:`seq2seq.schedules.plateau`."""
+
+    monitor: str = MISSING
+    mode: str = MISSING
+    factor: float = MISSING
+    patience: int = MISSING
+    threshold: float = MISSING
+    minimum_lr: float = MISSING
+
+
+@dataclass
+class InverseSquareRootConfig(SchedulerConfig):
+    """Arguments of :func:`seq2seq.schedules.inverse_square_root`."""
+
+    warmup_steps: int = MISSING
+
+
+@dataclass
+class HalvingConfig(SchedulerConfig):
+    """Arguments of :func:`seq2seq.schedules.halving`."""
+
+    start_epoch: float = MISSING
+    every_epochs: float = MISSING
+    factor: float = MISSING
+
+
+@dataclass
+class TrainerConfig:
+    """Arguments of :class:`lightning.Trainer`, under its names."""
+
+    _target_: str = "lightning.Trainer"
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "32-true"
+    max_epochs: int | None = None
+    max_steps: int = -1
+    max_time: str | None = None
+    gradient_clip_val: float | None = None
+    accumulate_grad_batches: int = 1
+    # int: batches between validations; float: share of an epoch
+    val_check_interval: Any = 1.0
+    check_val_every_n_epoch: int = 1
+    num_sanity_val_steps: int = 1
+    limit_train_batches: Any = 1.0
+    limit_val_batches: Any = 1.0
+    limit_test_batches: Any = 1.0
+    overfit_batches: Any = 0.0
+    fast_dev_run: Any = False
+    detect_anomaly: bool = False
+    deterministic: bool = False
+    log_every_n_steps: int = 20
+    enable_progress_bar: bool = True
+    enable_model_summary: bool = False
+
+
+@dataclass
+class CallbackConfig:
+    """What every callback config has in common."""
+
+    _target_: str = MISSING
+
+
+@dataclass
+class GradientFlowConfig(CallbackConfig):
+    """Arguments of :class:`seq2seq.callbacks.gradient_flow.GradientFlow`."""
+
+    every_n_steps: int = 50
+    examples: int = 16
+
+
+@dataclass
+class SampleTranslationsConfig(CallbackConfig):
+    """Arguments of :class:`seq2seq.callbacks.sample_translations.SampleTranslations`."""
+
+    count: int = 4
+
+
+@dataclass
+class ThroughputConfig(CallbackConfig):
+    """Arguments of :class:`seq2seq.callbacks.progress.Throughput`."""
+
+    every_n_steps: int = 20
+
+
+@dataclass
+class BestCheckpointConfig:
+    """What the best checkpoint is judged by."""
+
+    monitor: str = "val/loss"
+    mode: str = "min"
+
+
+@dataclass
+class LastCheckpointConfig:
+    """How often the checkpoint to resume from is written."""
+
+    every_n_train_steps: int = 200
+
+
+@dataclass
+class EarlyStoppingConfig:
+    """Arguments of :class:`lightning.pytorch.callbacks.EarlyStopping`."""
+
+    monitor: str = "val/loss"
+    mode: str = "min"
+    patience: int = 3
+    min_delta: float = 0.0
+
+
+@dataclass
+class CallbacksConfig:
+    """Every callback that a run can have; null leaves one out."""
+
+    gradient_flow: GradientFlowConfig | None = None
+    sample_translations: SampleTranslationsConfig | None = None
+    throughput: ThroughputConfig = field(default_factory=ThroughputConfig)
+    best_checkpoint: BestCheckpointConfig | None = None
+    last_checkpoint: LastCheckpointConfig | None = None
+    early_stopping: EarlyStoppingConfig | None = None
+
+
+@dataclass
+class TrainConfig:
+    """Everything about a run; ``conf/train.yaml`` fills it in."""
+
+    data: DataConfig = MISSING
+    tokenizer: TokenizerConfig = MISSING
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    model: ModelConfig = MISSING
+    initializer: InitializerConfig = MISSING
+    optimizer: OptimizerConfig = MISSING
+    scheduler: SchedulerConfig = MISSING
+    label_smoothing: float = 0.0
+    trainer: TrainerConfig = MISSING
+    callbacks: CallbacksConfig = MISSING
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    bleu_tokenizer: str = "13a"
+    seed: int = 1
+    initialization_seed: int = MISSING
+    ckpt_path: str | None = None
+    run_folder: str = "${hydra:runtime.output_dir}"
+    debug: Any = None
+    experiment: Any = None
+
+
+@dataclass
+class RunConfig:
+    """What evaluation and translation have in common: a trained run and how it decodes."""
+
+    run: str | None = None
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    batch_size: int = 64
+    accelerator: str = "auto"
+
+
+@dataclass
+class EvaluateConfig(RunConfig):
+    """A parallel text and how it is scored; ``conf/evaluate.yaml`` fills it in."""
+
+    source: str | None = None
+    target: str | None = None
+    file: str | None = None
+    source_column: int = 1
+    target_column: int = 2
+    bleu_tokenizer: str = "13a"
+    output: str | None = None
+
+
+@dataclass
+class TranslateConfig(RunConfig):
+    """Lines to translate; ``conf/translate.yaml`` fills it in."""
+
+    input: str = "-"
+    output: str = "-"
+    scores: bool = False
+
+
+_GROUPS: dict[str, dict[str, type]] = {
+    "data": {
+        "phrasebook": PhrasebookConfig,
+        "addition": SyntheticConfig,
+        "symbols": SymbolsConfig,
+        "parallel": ParallelConfig,
+        "multi30k": Multi30kConfig,
+        "tatoeba": TatoebaConfig,
+        "g2p": G2pConfig,
+        "scan": ScanConfig,
+        "torchtext": TorchtextConfig,
+    },
+    "optimizer": {"adam": AdamConfig, "sgd": SgdConfig},
+    "scheduler": {
+        "constant": SchedulerConfig,
+        "plateau": PlateauConfig,
+        "inverse_square_root": InverseSquareRootConfig,
+        "halving": HalvingConfig,
+    },
+}
+
+
+def register() -> None:
+    """Put every schema into Hydra's store; the YAML files name them in their defaults."""
+    store = ConfigStore.instance()
+    for name, schema in (
+        ("train", TrainConfig),
+        ("evaluate", EvaluateConfig),
+        ("translate", TranslateConfig),
+    ):
+        store.store(name=f"{name}_schema", node=schema)
+    for group, schemas in _GROUPS.items():
+        for name, node in schemas.items():
+            store.store(group=f"schema/{group}", name=name, node=node)
+
+
+def plain(node: Any) -> Any:
+    """A config node as plain dicts and lists, every interpolation resolved."""
+    return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)

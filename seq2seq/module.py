@@ -1,0 +1,244 @@
+"""The training loop's view of the network: steps, logged figures, optimizer. Thin.
+
+What happens around the steps (gradient flow, checkpoints, sample translations) is the callbacks'.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import lightning
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+
+from seq2seq.checkpoint import KEY, describe
+from seq2seq.data.batch import Batch
+from seq2seq.data.datamodule import TranslationDataModule
+from seq2seq.losses import TokenLoss, correct_tokens, cross_entropy
+from seq2seq.metrics import TeacherForcedScores, TranslationScores
+from seq2seq.models.encoder_decoder import EncoderDecoder
+from seq2seq.translator import Translator
+
+
+class TranslatedPair(NamedTuple):
+    """A pair of the corpus beside the model's own translation of its source."""
+
+    source: str
+    reference: str
+    translation: str
+
+
+class Diverged(RuntimeError):
+    """Training can't go on because the loss or a gradient is NaN or infinite.
+
+    Args:
+        what: one sentence that says where.
+        step: optimizer steps done before.
+        tensor: the first tensor that isn't finite.
+    """
+
+    def __init__(self, what: str, *, step: int, tensor: str) -> None:
+        self.step = step
+        self.tensor = tensor
+        super().__init__(
+            f"training diverged: {what}. Use a smaller optimizer.lr or trainer.gradient_clip_val, "
+            "or another initializer; the gradient flow of the run shows which layer explodes"
+        )
+
+
+class _SplitScores:
+    """Both kinds of figures of one split: teacher-forced and free-running."""
+
+    def __init__(self, *, bleu_tokenizer: str, device: torch.device) -> None:
+        self.teacher_forced = TeacherForcedScores().to(device)
+        self.free_running = TranslationScores(bleu_tokenizer=bleu_tokenizer)
+        self.pairs: dict[int, TranslatedPair] = {}
+
+    def compute(self) -> dict[str, Tensor]:
+        return {**self.teacher_forced.compute(), **self.free_running.compute()}
+
+
+class TranslationModule(lightning.LightningModule):
+    """Train an encoder-decoder by teacher forcing, and judge it on its own output.
+
+    The loss of a batch is the cross-entropy summed over its target tokens, divided once by their
+    number. Validation and test log teacher-forced figures (``loss``, ``perplexity``,
+    ``token_accuracy``) and free-running ones (``bleu``, ``chrf``, ``exact_match``,
+    ``edit_rate``), each below ``val/``, ``test/`` or ``test_longer/``.
+
+    Args:
+        model: the network.
+        model_arguments: plain arguments that rebuild it; kept in every checkpoint.
+        optimizer: makes the optimizer of the parameters it is given.
+        scheduler: makes Lightning's ``lr_scheduler`` dictionary of the optimizer and
+            ``steps_per_epoch``.
+        label_smoothing: probability spread over the vocabulary.
+        bleu_tokenizer: see :class:`~seq2seq.metrics.TranslationScores`.
+        validation_translator, test_translator: how these splits are translated.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: EncoderDecoder,
+        model_arguments: Mapping[str, Any],
+        optimizer: Callable[[Iterable[Tensor]], Optimizer],
+        scheduler: Callable[..., dict[str, Any]],
+        label_smoothing: float = 0.0,
+        bleu_tokenizer: str = "13a",
+        validation_translator: Translator,
+        test_translator: Translator,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.description = describe(
+            model_arguments,
+            test_translator.source_tokenizer,
+            test_translator.target_tokenizer,
+        )
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.label_smoothing = label_smoothing
+        self.bleu_tokenizer = bleu_tokenizer
+        self.test_translator = test_translator
+        self.validation_translator = validation_translator
+        self.translated: dict[str, list[TranslatedPair]] = {}
+        """Pairs of each split as last translated, in the order of the split."""
+        self._scores: dict[str, _SplitScores] = {}
+
+    def loss(self, batch: Batch) -> tuple[TokenLoss, Tensor]:
+        """Loss of a batch and the logits ``[target_tokens, vocabulary]`` behind it."""
+        features = self.model(batch.source, batch.source_lengths, batch.decoder_input)
+        # Padding never reaches the output layer, the most expensive part of the network.
+        real = features.flatten(0, 1).index_select(0, batch.target_positions)
+        logits = self.model.logits(real)
+        return cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing), logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean loss per target token of one batch."""
+        loss, _ = self.loss(batch)
+        likelihood = loss.negative_log_likelihood / loss.tokens
+        self.log("train/loss", likelihood, prog_bar=True, batch_size=loss.tokens)
+        self.log("train/perplexity", likelihood.exp(), prog_bar=True, batch_size=loss.tokens)
+        return loss.sum / loss.tokens
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by global norm (Pascanu et al. 2013, algorithm 1) and log the norm before."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self.log("train/gradient_norm", norm, batch_size=1)
+        # A loss scaler expects overflows now and then, and skips those steps by itself.
+        if self.trainer.scaler is None and not torch.isfinite(norm):
+            self._refuse_gradient()
+        if gradient_clip_val is None:
+            return
+        torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+        clipped = (norm > gradient_clip_val).float()
+        self.log("train/clipped_steps", clipped, on_step=False, on_epoch=True, batch_size=1)
+
+    def _refuse_gradient(self) -> None:
+        step = self.trainer.global_step
+        bad = [
+            name
+            for name, parameter in self.model.named_parameters()
+            if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+        ]
+        # Backward reaches the last parameters first.
+        tensor = f"the gradient of {bad[-1]}" if bad else "the global gradient norm"
+        raise Diverged(
+            f"the gradient norm is not finite at step {step}, though the loss is: the first tensor "
+            f"that went bad is {tensor}",
+            step=step,
+            tensor=tensor,
+        )
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin new figures."""
+        self._begin(["val"])
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to the figures of the validation split."""
+        self._score("val", "validation", batch, self.validation_translator)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures of the whole split."""
+        self._finish()
+
+    def on_test_epoch_start(self) -> None:
+        """Begin new figures for each test split."""
+        self._begin(self._datamodule().test_names)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a batch to the figures of its test split."""
+        name = self._datamodule().test_names[dataloader_idx]
+        self._score(name, name, batch, self.test_translator)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the figures of each test split."""
+        self._finish()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Optimizer and schedule, both chosen by the config."""
+        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        epochs = self.trainer.max_epochs
+        steps = self.trainer.estimated_stepping_batches
+        known = epochs is not None and epochs > 0 and steps != float("inf")
+        batches = len(self._datamodule().train_dataloader())
+        accumulated = -(-batches // self.trainer.accumulate_grad_batches)
+        steps_per_epoch = min(accumulated, int(steps)) if known else accumulated
+        return {  # type: ignore[return-value]
+            "optimizer": optimizer,
+            "lr_scheduler": self.make_scheduler(optimizer, steps_per_epoch=steps_per_epoch),
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what rebuilds the network and its tokenizers beside the weights."""
+        checkpoint[KEY] = self.description
+
+    def signatures(self) -> dict[str, str]:
+        """sacrebleu's signatures of the BLEU and chrF that are logged."""
+        return TranslationScores(bleu_tokenizer=self.bleu_tokenizer).signatures()
+
+    def _datamodule(self) -> TranslationDataModule:
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(datamodule, TranslationDataModule):
+            raise TypeError("TranslationModule trains on a TranslationDataModule")
+        return datamodule
+
+    def _begin(self, names: list[str]) -> None:
+        self._scores = {
+            name: _SplitScores(bleu_tokenizer=self.bleu_tokenizer, device=self.device)
+            for name in names
+        }
+
+    def _score(self, name: str, split: str, batch: Batch, translator: Translator) -> None:
+        scores = self._scores[name]
+        loss, logits = self.loss(batch)
+        scores.teacher_forced.update(
+            negative_log_likelihood=loss.negative_log_likelihood,
+            correct=correct_tokens(logits, batch.labels),
+            tokens=loss.tokens,
+        )
+        translations = [best[0].text for best in translator.texts(batch)]
+        indices = batch.index.tolist()
+        pairs = self._datamodule().pairs(split)
+        scores.free_running.update(
+            hypotheses=translations, references=[pairs[index].target for index in indices]
+        )
+        for index, text in zip(indices, translations, strict=True):
+            pair = pairs[index]
+            scores.pairs[index] = TranslatedPair(pair.source, pair.target, text)
+
+    def _finish(self) -> None:
+        for name, scores in self._scores.items():
+            self.translated[name] = [scores.pairs[index] for index in sorted(scores.pairs)]
+            figures = {f"{name}/{figure}": value for figure, value in scores.compute().items()}
+            self.log_dict({tag: value.float() for tag, value in figures.items()})
+        self._scores = {}
