@@ -1,1 +1,21 @@
-"""Turning step-wise distributions into output sequences: greedy, beam search, sampling."""
+"""Turning step-wise distributions into output sequences: greedy, beam search, sampling.
+
+The three take the same step function and state (see `step.py`) and return the same result: for
+every example a list of hypotheses. No model is imported here, and no text is made.
+"""
+
+from seq2seq.decoding.beam_search import beam_search
+from seq2seq.decoding.greedy import greedy
+from seq2seq.decoding.sampling import sample
+from seq2seq.decoding.step import Hypothesis, SearchState, Step, length_limits, length_normalizer
+
+__all__ = [
+    "greedy",
+    "beam_search",
+    "sample",
+    "Hypothesis",
+    "SearchState",
+    "Step",
+    "length_limits",
+    "length_normalizer",
+]
