@@ -93,6 +93,15 @@ def instantiate(config: Any, **kwargs: Any) -> Any:
     return target(**kwargs)
 
 
+def check_targets(config: DictConfig) -> None:
+    """Refuse a whole composed config at once, before its first part is built.
+
+    Raises:
+        ValueError: if any target anywhere in it isn't allowed.
+    """
+    _check(OmegaConf.to_container(config, resolve=True), config._get_full_key(None))
+
+
 def _build(config: Any) -> Any:
     try:
         return hydra.utils.instantiate(config, _convert_="all")

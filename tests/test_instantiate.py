@@ -16,7 +16,13 @@ from omegaconf.errors import MissingMandatoryValue
 
 from seq2seq import instantiate as module
 from seq2seq.data.corpus import Corpus
-from seq2seq.instantiate import LISTED_TARGETS, REFUSED_MODULES, allow_target, instantiate
+from seq2seq.instantiate import (
+    LISTED_TARGETS,
+    REFUSED_MODULES,
+    allow_target,
+    check_targets,
+    instantiate,
+)
 
 PACKAGE = Path(module.__file__).parent
 SYNTHETIC = {
@@ -112,6 +118,16 @@ def test_nothing_is_called_or_imported_when_any_part_is_refused(tmp_path: Path) 
             with pytest.raises(ValueError, match="not among the targets"):
                 instantiate(OmegaConf.create(config))
     assert not (tmp_path / "written").exists()
+
+
+def test_a_whole_config_can_be_checked_before_its_first_part_is_built(tmp_path: Path) -> None:
+    config = OmegaConf.create(
+        {"data": {**SYNTHETIC, "root": "???"}, "callbacks": {"odd": foreign_open(tmp_path)}}
+    )
+    with pytest.raises(ValueError, match=r"^callbacks.odd._target_: 'builtins.open'"):
+        check_targets(config)
+    del config.callbacks.odd
+    check_targets(config)
 
 
 def test_the_imports_of_a_refused_target_do_not_happen(tmp_path: Path) -> None:
