@@ -119,19 +119,44 @@ def check_resumable(path: Path, description: Mapping[str, Any]) -> None:
             )
 
 
-def best_checkpoint(run: Path) -> Path:
-    """The best checkpoint in a run's folder, or the last where none was judged yet.
+def find_checkpoint(*, run: str | None, checkpoint: str | None = None) -> Path:
+    """The checkpoint file that the user means.
+
+    Args:
+        run: folder of a training run, whose best checkpoint is taken, or the last where none was
+            judged yet.
+        checkpoint: a file instead.
 
     Raises:
-        FileNotFoundError: naming the folder, if it holds no checkpoint.
+        ValueError: if neither or both are given.
+        FileNotFoundError: if there is no such folder, or no checkpoint in it.
     """
+    if (run is None) == (checkpoint is None):
+        raise ValueError("give either run=FOLDER of a training run or checkpoint=FILE")
+    if checkpoint is not None:
+        return Path(checkpoint)
+    folder = Path(str(run))
+    if not folder.is_dir():
+        raise FileNotFoundError(f"run={run} is not a folder: give the folder of a training run")
     for name in ("best.ckpt", "last.ckpt"):
-        path = run / "checkpoints" / name
+        path = folder / "checkpoints" / name
         if path.is_file():
             return path
-    if not run.is_dir():
-        raise FileNotFoundError(f"run={run} is not a folder: give the folder of a training run")
     raise FileNotFoundError(
-        f"run={run} has no checkpoints/best.ckpt or checkpoints/last.ckpt: is it the folder of a "
-        "training run that has validated at least once?"
+        f"run={run} has no checkpoints/best.ckpt and no checkpoints/last.ckpt: give the folder of "
+        "a training run that has come that far"
     )
+
+
+def chosen_device(accelerator: str) -> torch.device:
+    """The device to run on: ``cpu``, ``gpu``, or ``auto`` for a GPU where there is one.
+
+    Raises:
+        ValueError: for another word, or ``gpu`` without a GPU.
+    """
+    if accelerator not in ("auto", "cpu", "gpu"):
+        raise ValueError(f"accelerator={accelerator!r} must be auto, cpu or gpu")
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise ValueError("accelerator=gpu, but torch finds no CUDA GPU: use accelerator=cpu")
+    gpu = accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if gpu else "cpu")

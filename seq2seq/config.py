@@ -435,6 +435,7 @@ class RunConfig:
     """What evaluation and translation have in common: a trained run and how it decodes."""
 
     run: str | None = None
+    checkpoint: str | None = None
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     batch_size: int = 64
     accelerator: str = "auto"
@@ -451,6 +452,7 @@ class EvaluateConfig(RunConfig):
     target_column: int = 2
     bleu_tokenizer: str = "13a"
     output: str | None = None
+    metrics: str | None = None
 
 
 @dataclass

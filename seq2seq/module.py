@@ -4,7 +4,7 @@ What happens around the steps (gradient flow, checkpoints, sample translations) 
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning
 import torch
@@ -15,18 +15,10 @@ from torch.optim import Optimizer
 from seq2seq.checkpoint import KEY, describe
 from seq2seq.data.batch import Batch
 from seq2seq.data.datamodule import TranslationDataModule
-from seq2seq.losses import TokenLoss, correct_tokens, cross_entropy
-from seq2seq.metrics import TeacherForcedScores, TranslationScores
+from seq2seq.metrics import TranslationScores
 from seq2seq.models.encoder_decoder import EncoderDecoder
+from seq2seq.scoring import SplitScores, TranslatedPair, batch_loss
 from seq2seq.translator import Translator
-
-
-class TranslatedPair(NamedTuple):
-    """A pair of the corpus beside the model's own translation of its source."""
-
-    source: str
-    reference: str
-    translation: str
 
 
 class Diverged(RuntimeError):
@@ -45,18 +37,6 @@ class Diverged(RuntimeError):
             f"training diverged: {what}. Use a smaller optimizer.lr or trainer.gradient_clip_val, "
             "or another initializer; the gradient flow of the run shows which layer explodes"
         )
-
-
-class _SplitScores:
-    """Both kinds of figures of one split: teacher-forced and free-running."""
-
-    def __init__(self, *, bleu_tokenizer: str, device: torch.device) -> None:
-        self.teacher_forced = TeacherForcedScores().to(device)
-        self.free_running = TranslationScores(bleu_tokenizer=bleu_tokenizer)
-        self.pairs: dict[int, TranslatedPair] = {}
-
-    def compute(self) -> dict[str, Tensor]:
-        return {**self.teacher_forced.compute(), **self.free_running.compute()}
 
 
 class TranslationModule(lightning.LightningModule):
@@ -105,19 +85,11 @@ class TranslationModule(lightning.LightningModule):
         self.validation_translator = validation_translator
         self.translated: dict[str, list[TranslatedPair]] = {}
         """Pairs of each split as last translated, in the order of the split."""
-        self._scores: dict[str, _SplitScores] = {}
-
-    def loss(self, batch: Batch) -> tuple[TokenLoss, Tensor]:
-        """Loss of a batch and the logits ``[target_tokens, vocabulary]`` behind it."""
-        features = self.model(batch.source, batch.source_lengths, batch.decoder_input)
-        # Padding never reaches the output layer, the most expensive part of the network.
-        real = features.flatten(0, 1).index_select(0, batch.target_positions)
-        logits = self.model.logits(real)
-        return cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing), logits
+        self._scores: dict[str, SplitScores] = {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss per target token of one batch."""
-        loss, _ = self.loss(batch)
+        loss, _ = batch_loss(self.model, batch, label_smoothing=self.label_smoothing)
         likelihood = loss.negative_log_likelihood / loss.tokens
         self.log("train/loss", likelihood, prog_bar=True, batch_size=loss.tokens)
         self.log("train/perplexity", likelihood.exp(), prog_bar=True, batch_size=loss.tokens)
@@ -187,6 +159,9 @@ class TranslationModule(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer and schedule, both chosen by the config."""
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        # Fused optimizers can unscale fp16 gradients themselves, and Lightning would leave it to
+        # them: clipping, which comes before, would then see gradients times the loss scale.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         epochs = self.trainer.max_epochs
         steps = self.trainer.estimated_stepping_batches
         known = epochs is not None and epochs > 0 and steps != float("inf")
@@ -214,31 +189,15 @@ class TranslationModule(lightning.LightningModule):
 
     def _begin(self, names: list[str]) -> None:
         self._scores = {
-            name: _SplitScores(bleu_tokenizer=self.bleu_tokenizer, device=self.device)
+            name: SplitScores(bleu_tokenizer=self.bleu_tokenizer, device=self.device)
             for name in names
         }
 
     def _score(self, name: str, split: str, batch: Batch, translator: Translator) -> None:
-        scores = self._scores[name]
-        loss, logits = self.loss(batch)
-        scores.teacher_forced.update(
-            negative_log_likelihood=loss.negative_log_likelihood,
-            correct=correct_tokens(logits, batch.labels),
-            tokens=loss.tokens,
-        )
-        translations = [best[0].text for best in translator.texts(batch)]
-        indices = batch.index.tolist()
-        pairs = self._datamodule().pairs(split)
-        scores.free_running.update(
-            hypotheses=translations, references=[pairs[index].target for index in indices]
-        )
-        for index, text in zip(indices, translations, strict=True):
-            pair = pairs[index]
-            scores.pairs[index] = TranslatedPair(pair.source, pair.target, text)
+        self._scores[name].add(batch, self._datamodule().pairs(split), translator)
 
     def _finish(self) -> None:
         for name, scores in self._scores.items():
-            self.translated[name] = [scores.pairs[index] for index in sorted(scores.pairs)]
-            figures = {f"{name}/{figure}": value for figure, value in scores.compute().items()}
-            self.log_dict({tag: value.float() for tag, value in figures.items()})
+            self.translated[name] = scores.translated()
+            self.log_dict({f"{name}/{tag}": value for tag, value in scores.figures().items()})
         self._scores = {}

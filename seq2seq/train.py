@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from seq2seq.config import config_folder, plain, register
 
@@ -79,7 +79,7 @@ def train(config: DictConfig) -> Figures:
     trainer.test(
         module,
         datamodule,
-        ckpt_path=best if best.is_file() and not trainer.fast_dev_run else None,
+        ckpt_path=best if best.is_file() and not config.trainer.fast_dev_run else None,
         weights_only=True,
         verbose=False,
     )
@@ -109,8 +109,9 @@ def check_sizes(config: DictConfig) -> None:
         **{key: decoding[key] for key in ("strategy", "beam_size", "n_best", "temperature")}
     )
     with torch.device("meta"):
-        vocabularies = {"source_vocabulary_size": 8, "target_vocabulary_size": 8}
-        model = encoder_decoder(**vocabularies, pad_id=PAD_ID, **plain(config.model))
+        model = encoder_decoder(
+            source_vocabulary_size=8, target_vocabulary_size=8, pad_id=PAD_ID, **plain(config.model)
+        )
     assign(model, rules_from_config(plain(config.initializer)))
 
 
@@ -298,7 +299,7 @@ def _tensorboard(folder: Path) -> "TensorBoardLogger":
 def _log_hyperparameters(
     tensorboard: "TensorBoardLogger", config: DictConfig, figures: Figures
 ) -> None:
-    """Fill the HParams tab: the config flat, and the figures of the test under tags of their own."""
+    """Fill the HParams tab: the config flat, and the test figures under tags of their own."""
     flat: dict[str, Any] = {}
 
     def flatten(prefix: str, node: Any) -> None:

@@ -4,8 +4,8 @@ Joins tokenizers, network and search, none of which knows the others. Reading fi
 result are left to the entries and to `metrics.py`.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,7 +16,12 @@ from seq2seq.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
 from seq2seq.decoding import Hypothesis, beam_search, greedy, length_limits, sample
 from seq2seq.models.encoder_decoder import EncoderDecoder
 
-STRATEGIES = ("greedy", "beam_search", "sampling")
+_SEARCHES: dict[str, Callable[..., list[list[Hypothesis]]]] = {
+    "greedy": greedy,
+    "beam_search": beam_search,
+    "sampling": sample,
+}
+STRATEGIES = tuple(_SEARCHES)
 
 
 class Translation(NamedTuple):
@@ -90,28 +95,21 @@ class Translator:
         max_lengths = length_limits(
             batch.source_lengths, ratio=self.max_length_ratio, constant=self.max_length_constant
         )
-        step = self.model.step
-        ids = {"pad_id": PAD_ID, "bos_id": BOS_ID, "eos_id": EOS_ID}
-        if self.strategy == "greedy":
-            return greedy(step, state, max_lengths=max_lengths, **ids)
+        options: dict[str, Any] = {}
         if self.strategy == "beam_search":
-            return beam_search(
-                step,
-                state,
-                max_lengths=max_lengths,
-                beam_size=self.beam_size,
-                n_best=self.n_best,
-                length_penalty=self.length_penalty,
-                **ids,
-            )
-        return sample(
-            step,
+            options = {"beam_size": self.beam_size, "n_best": self.n_best}
+            options["length_penalty"] = self.length_penalty
+        elif self.strategy == "sampling":
+            options = {"generator": self.generator, "temperature": self.temperature}
+            options["samples"] = self.n_best
+        return _SEARCHES[self.strategy](
+            self.model.step,
             state,
             max_lengths=max_lengths,
-            generator=self.generator,
-            temperature=self.temperature,
-            samples=self.n_best,
-            **ids,
+            pad_id=PAD_ID,
+            bos_id=BOS_ID,
+            eos_id=EOS_ID,
+            **options,
         )
 
     def texts(self, batch: Batch) -> list[list[Translation]]:

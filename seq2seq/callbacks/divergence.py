@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from seq2seq.data.batch import Batch
 from seq2seq.module import Diverged, TranslationModule
+from seq2seq.scoring import batch_loss
 
 
 class StopOnDivergence(Callback):
@@ -76,7 +77,7 @@ def first_bad_tensor(module: TranslationModule, batch: Batch) -> str:
         handles.append(submodule.register_forward_hook(look))
     try:
         with torch.no_grad(), torch.random.fork_rng():
-            module.loss(batch)
+            batch_loss(module.model, batch)
     finally:
         for handle in handles:
             handle.remove()

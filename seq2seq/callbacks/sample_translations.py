@@ -3,7 +3,8 @@
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from seq2seq.module import TranslatedPair, TranslationModule
+from seq2seq.module import TranslationModule
+from seq2seq.scoring import TranslatedPair
 
 
 class SampleTranslations(Callback):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from seq2seq.models.attention import Attention, Memory
 from seq2seq.models.bridge import Bridge
-from seq2seq.models.decoder import Decoder, DecoderState
-from seq2seq.models.encoder import Encoder
+from seq2seq.models.decoder import Decoder, DecoderOutput, DecoderState
+from seq2seq.models.encoder import Encoder, EncoderLayer
 from seq2seq.models.recurrent import RecurrentLayer
 
 
@@ -49,14 +49,16 @@ class EncoderDecoder(nn.Module):
             ``[batch, target_time, hidden]``.
         """
         state = self.start(source, source_lengths)
-        return self.decoder(decoder_input, state.decoder, state.memory).features
+        output: DecoderOutput = self.decoder(decoder_input, state.decoder, state.memory)
+        return output.features
 
     def logits(self, features: Tensor) -> Tensor:
         """Scores over the target vocabulary, ``[..., hidden]`` to ``[..., vocabulary]``.
 
         Apart from :meth:`forward`, so that only real target positions pay for the vocabulary.
         """
-        return self.decoder.output(features)
+        logits: Tensor = self.decoder.output(features)
+        return logits
 
     def start(self, source: Tensor, source_lengths: Tensor) -> DecodingState:
         """Encode the source: the state before the first target token."""
@@ -88,10 +90,12 @@ class EncoderDecoder(nn.Module):
         """Every recurrent layer by name, in the order in which the signal passes them."""
         layers: dict[str, RecurrentLayer] = {}
         for index, pair in enumerate(self.encoder.layers):
+            assert isinstance(pair, EncoderLayer)
             layers[f"encoder/layer{index}/forward"] = pair.forward_layer
             if pair.backward_layer is not None:
                 layers[f"encoder/layer{index}/backward"] = pair.backward_layer
         for index, layer in enumerate(self.decoder.layers):
+            assert isinstance(layer, RecurrentLayer)
             layers[f"decoder/layer{index}"] = layer
         return layers
 

@@ -176,12 +176,7 @@ class RecurrentLayer(nn.Module):
         return RecurrentOutput(output, RecurrentState(hidden, cell))
 
     def _step(self, x: Tensor, state: RecurrentState | None) -> RecurrentOutput:
-        weights = (
-            self.rnn.weight_ih_l0,
-            self.rnn.weight_hh_l0,
-            self.rnn.bias_ih_l0,
-            self.rnn.bias_hh_l0,
-        )
+        weights = tuple(self.rnn.parameters())  # input-hidden, hidden-hidden, and their biases
         x = x.squeeze(1)
         if state is None:
             zeros = x.new_zeros(1, x.size(0), self.hidden_size)

@@ -1,0 +1,100 @@
+"""Translate lines of plain text with a trained run.
+
+Started as ``seq2seq-translate run=FOLDER``; every argument is a Hydra override of
+``conf/translate.yaml``. Lines come from standard input or a file, and leave in the same order.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import hydra
+from omegaconf import DictConfig
+
+from seq2seq.config import config_folder, plain, register
+
+if TYPE_CHECKING:
+    from seq2seq.translator import Translation, Translator
+
+# Read and translated together: enough that batches of equal lengths form, little enough that the
+# first lines of a long file come soon.
+_LINES_AT_ONCE = 2048
+
+
+def translate(config: DictConfig) -> None:
+    """Translate every line of the input.
+
+    Args:
+        config: composed from ``conf/translate.yaml``, of type
+            :class:`~seq2seq.config.TranslateConfig`.
+
+    Raises:
+        ValueError, FileNotFoundError: one sentence for whatever the user can mend.
+    """
+    from seq2seq.checkpoint import chosen_device, find_checkpoint, load_trained
+    from seq2seq.data.corpus import read_lines
+    from seq2seq.translator import Translator
+
+    path = find_checkpoint(run=config.run, checkpoint=config.checkpoint)
+    trained = load_trained(path)
+    trained.model.to(chosen_device(config.accelerator))
+    translator = Translator(**trained._asdict(), **plain(config.decoding))
+    lines = _standard_input() if config.input == "-" else read_lines(Path(config.input))
+    with contextlib.ExitStack() as stack:
+        output: TextIO = sys.stdout
+        if config.output != "-":
+            output = stack.enter_context(open(config.output, "w", encoding="utf-8"))
+        for best in _translated(translator, lines, config.batch_size):
+            for one in best:
+                output.write(f"{one.score:.4f}\t{one.text}\n" if config.scores else f"{one.text}\n")
+            output.flush()
+
+
+def _standard_input() -> Iterator[str]:
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            yield line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"standard input, line {number}: byte 0x{line[error.start]:02x} isn't UTF-8"
+            ) from error
+
+
+def _translated(
+    translator: "Translator", lines: Iterable[str], batch_size: int
+) -> Iterator[list["Translation"]]:
+    from seq2seq.data.corpus import normalize
+
+    # On a terminal, every line is answered before the next is typed.
+    at_once = 1 if sys.stdin.isatty() else _LINES_AT_ONCE
+    held: list[str] = []
+    for line in lines:
+        held.append(normalize(line))
+        if len(held) == at_once:
+            yield from translator.translate(held, batch_size=batch_size)
+            held = []
+    yield from translator.translate(held, batch_size=batch_size)
+
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path=config_folder(), config_name="translate")
+def _hydra_main(config: DictConfig) -> None:
+    try:
+        translate(config)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def main() -> None:
+    """Entry of ``seq2seq-translate``."""
+    _hydra_main()
+
+
+if __name__ == "__main__":
+    main()
