@@ -69,6 +69,7 @@ def train(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # makes three environments
 def test_the_environment_is_made_reused_brought_up_to_date_and_made_again(
     project: Path, tmp_path: Path
 ) -> None:
