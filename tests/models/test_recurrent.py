@@ -1,0 +1,203 @@
+"""One recurrent layer against PyTorch's bare modules, an example at a time and without padding."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seq2seq.models.recurrent import (
+    CELLS,
+    RecurrentLayer,
+    RecurrentState,
+    reverse_by_length,
+    stack_states,
+)
+
+INPUT, HIDDEN = 3, 5
+LENGTHS = torch.tensor([4, 1, 7, 2])
+BARE = {
+    "lstm": lambda: nn.LSTM(INPUT, HIDDEN),
+    "gru": lambda: nn.GRU(INPUT, HIDDEN),
+    "rnn_tanh": lambda: nn.RNN(INPUT, HIDDEN, nonlinearity="tanh"),
+    "rnn_relu": lambda: nn.RNN(INPUT, HIDDEN, nonlinearity="relu"),
+}
+
+both_directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+every_cell = pytest.mark.parametrize("cell", CELLS)
+
+
+class Case(NamedTuple):
+    layer: RecurrentLayer
+    x: Tensor
+    state: RecurrentState
+
+
+def make_case(cell: str, reverse: bool = False, *, batch: int = len(LENGTHS)) -> Case:
+    torch.manual_seed(0)
+    layer = RecurrentLayer(cell=cell, input_size=INPUT, hidden_size=HIDDEN, reverse=reverse)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.6)
+    x = torch.randn(batch, int(LENGTHS.max()), INPUT, dtype=torch.float64)
+    hidden = torch.rand(1, batch, HIDDEN, dtype=torch.float64)
+    memory = torch.randn(1, batch, HIDDEN, dtype=torch.float64) if cell == "lstm" else None
+    return Case(layer.double(), x, RecurrentState(hidden, memory))
+
+
+def tensors(state: RecurrentState) -> list[Tensor]:
+    return [tensor for tensor in state if tensor is not None]
+
+
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
+
+
+@every_cell
+@both_directions
+@pytest.mark.parametrize("with_state", [False, True], ids=["zeros", "state"])
+def test_layer_equals_the_bare_module_run_alone_on_each_example(
+    cell: str, reverse: bool, with_state: bool
+) -> None:
+    layer, x, state = make_case(cell, reverse)
+    output, final = layer(x, LENGTHS, state if with_state else None)
+    bare = BARE[cell]().double()
+    bare.load_state_dict(layer.rnn.state_dict())
+    for row, length in enumerate(LENGTHS.tolist()):
+        alone = x[row, :length].flip(0) if reverse else x[row, :length]
+        first = None
+        if with_state:
+            first = tuple(tensor[:, row] for tensor in tensors(state))
+            first = first if cell == "lstm" else first[0]
+        expected, last = bare(alone, first)
+        assert_close(output[row, :length], expected.flip(0) if reverse else expected)
+        for ours, theirs in zip(tensors(final), last if cell == "lstm" else (last,), strict=True):
+            assert ours.shape == (1, len(LENGTHS), HIDDEN)
+            assert_close(ours[:, row], theirs)
+
+
+@every_cell
+@both_directions
+def test_without_lengths_every_timestep_is_real(cell: str, reverse: bool) -> None:
+    layer, x, state = make_case(cell, reverse)
+    full = torch.full((x.size(0),), x.size(1))
+    output, final = layer(x, None, state)
+    expected, expected_final = layer(x, full, state)
+    assert_close(output, expected)
+    for ours, theirs in zip(tensors(final), tensors(expected_final), strict=True):
+        assert_close(ours, theirs)
+
+
+@every_cell
+def test_fused_equals_one_timestep_at_a_time(cell: str) -> None:
+    layer, x, state = make_case(cell)
+    fused = layer(x, None, state)
+    steps = []
+    for time in range(x.size(1)):
+        output, state = layer(x[:, time : time + 1], None, state)
+        steps.append(output)
+    assert_close(torch.cat(steps, dim=1), fused.output, 1e-10)
+    for ours, theirs in zip(tensors(state), tensors(fused.state), strict=True):
+        assert_close(ours, theirs, 1e-10)
+
+
+@every_cell
+def test_a_step_without_state_begins_at_zero(cell: str) -> None:
+    layer, x, state = make_case(cell)
+    zeros = RecurrentState(*(torch.zeros_like(tensor) for tensor in tensors(state)))
+    first = x[:, :1]
+    assert torch.equal(layer(first).output, layer(first, None, zeros).output)
+    assert_close(layer(first).output, layer(x).output[:, :1])
+
+
+@every_cell
+@both_directions
+def test_padding_changes_no_output_no_state_and_no_gradient(cell: str, reverse: bool) -> None:
+    layer, x, state = make_case(cell, reverse)
+    real = (torch.arange(x.size(1)) < LENGTHS.unsqueeze(1)).unsqueeze(2)
+    # The smallest padding that holds every sequence, and a wider one full of other values.
+    wide = nn.functional.pad(torch.where(real, x, 50.0), (0, 0, 0, 3), value=-50.0)
+    results = []
+    for padded in (torch.where(real, x, 0.0), wide):
+        padded.requires_grad_()
+        layer.zero_grad()
+        output, final = layer(padded, LENGTHS, state)
+        kept = output[:, : x.size(1)] * real
+        loss = kept.square().sum() + sum(tensor.cos().sum() for tensor in tensors(final))
+        loss.backward()
+        gradient = padded.grad[:, : x.size(1)]
+        assert not gradient.masked_select(~real).any()
+        assert not padded.grad[:, x.size(1) :].any()
+        gradients = [parameter.grad for parameter in layer.parameters()]
+        results.append([kept, *tensors(final), gradient * real, *gradients])
+    for ours, theirs in zip(*results, strict=True):
+        assert_close(ours, theirs)
+
+
+@every_cell
+@both_directions
+def test_gradient_is_that_of_finite_differences(cell: str, reverse: bool) -> None:
+    layer, x, state = make_case(cell, reverse, batch=2)
+    lengths = torch.tensor([3, 1])
+    x = x[:, :3].clone().requires_grad_()
+    first = [tensor.clone().requires_grad_() for tensor in tensors(state)]
+    real = (torch.arange(3) < lengths.unsqueeze(1)).unsqueeze(2)
+    names = list(dict(layer.named_parameters()))
+
+    def run(x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        weights = dict(zip(names, rest[len(first) :], strict=True))
+        given = RecurrentState(*rest[: len(first)])
+        output, final = torch.func.functional_call(layer, weights, (x, lengths, given))
+        return output * real, *tensors(final)
+
+    assert torch.autograd.gradcheck(run, (x, *first, *layer.parameters()))
+
+
+@every_cell
+@both_directions
+def test_bfloat16_autocast_runs_fused_and_stepwise(cell: str, reverse: bool) -> None:
+    layer, x, state = make_case(cell, reverse)
+    layer, x = layer.float(), x.float()
+    state = RecurrentState(*(tensor.float() for tensor in tensors(state)))
+    exact = layer(x, LENGTHS, state)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fused = layer(x, LENGTHS, state)
+        step = layer(x[:, :1], None, state)
+        # The state of a fused pass goes into a step, and back.
+        again = layer(x, LENGTHS, layer(x[:, :1], None, fused.state).state)
+    real = (torch.arange(x.size(1)) < LENGTHS.unsqueeze(1)).unsqueeze(2)
+    torch.testing.assert_close(
+        fused.output.float() * real, exact.output * real, atol=0.1, rtol=0.05
+    )
+    loss = sum(
+        (each.output.float() * real[:, : each.output.size(1)]).sum() for each in (fused, again)
+    )
+    (loss + step.output.float().sum()).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in layer.parameters())
+
+
+def test_reversal_by_length_turns_each_row_alone_and_is_its_own_inverse() -> None:
+    x = torch.tensor([[1, 2, 3, 0], [4, 0, 0, 0], [5, 6, 7, 8]])
+    lengths = torch.tensor([3, 0, 4])
+    turned = reverse_by_length(x, lengths)
+    assert turned.tolist() == [[3, 2, 1, 0], [4, 0, 0, 0], [8, 7, 6, 5]]
+    assert torch.equal(reverse_by_length(turned, lengths), x)
+    features = x.unsqueeze(2).repeat(1, 1, 2)
+    assert torch.equal(reverse_by_length(features, lengths)[..., 0], turned)
+
+
+@every_cell
+def test_stacked_states_come_apart_again(cell: str) -> None:
+    states = [make_case(cell).state, make_case(cell).state]
+    states[1] = RecurrentState(*(tensor + 1 for tensor in tensors(states[1])))
+    stacked = stack_states(states)
+    for index, state in enumerate(states):
+        for ours, theirs in zip(tensors(stacked.layer(index)), tensors(state), strict=True):
+            assert torch.equal(ours, theirs)
+    chosen = stacked.select(torch.tensor([2, 0, 2]))
+    for ours, theirs in zip(tensors(chosen), tensors(stacked), strict=True):
+        assert torch.equal(ours, theirs[:, [2, 0, 2]])
+
+
+def test_an_unknown_cell_is_refused_with_the_choices() -> None:
+    with pytest.raises(ValueError, match=r"cell is 'rnn', .* lstm, gru, rnn_tanh, rnn_relu"):
+        RecurrentLayer(cell="rnn", input_size=INPUT, hidden_size=HIDDEN)
