@@ -73,7 +73,7 @@ def _floor(norm: float) -> float:
 
 
 def log_slope(norms: Sequence[float], *, first: int = 2) -> float:
-    """Least-squares slope of the natural logarithm per step; NaN with fewer than two points.
+    """Least-squares slope of the natural logarithm per step; NaN with fewer than three points.
 
     The first distances are left out: there the loss itself still comes in. So is underflow.
     """
@@ -82,7 +82,7 @@ def log_slope(norms: Sequence[float], *, first: int = 2) -> float:
         for distance, norm in enumerate(norms)
         if distance >= first and norm > SMALLEST_NORM
     ]
-    if len(points) < 2:
+    if len(points) < 3:
         return math.nan
     middle = sum(distance for distance, _ in points) / len(points)
     spread = sum((distance - middle) ** 2 for distance, _ in points)

@@ -83,7 +83,7 @@ def test_half_life_tells_vanishing_from_exploding() -> None:
 def test_the_slope_leaves_out_the_first_distances_and_underflow() -> None:
     norms = [100.0, 50.0, *(math.exp(-0.4 * d) for d in range(2, 10)), 0.0, 1e-39, math.nan]
     assert log_slope(norms) == pytest.approx(-0.4)
-    assert math.isnan(log_slope([1.0, 1.0, 1.0]))
+    assert math.isnan(log_slope([1.0, 1.0, 1.0, 1.0]))
 
 
 def test_underflow_shows_as_a_floor() -> None:
