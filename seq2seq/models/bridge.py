@@ -66,7 +66,7 @@ class Bridge(nn.Module):
         )
 
     def forward(self, state: RecurrentState) -> RecurrentState:
-        """``[encoder_layers * directions, batch, hidden]`` to ``[decoder_layers, batch, hidden]``."""
+        """To ``[decoder_layers, batch, hidden]`` from ``[encoder_layers * directions, ...]``."""
         if self.kind == "zero":
             batch = state.hidden.size(1)
             zeros = state.hidden.new_zeros(self.decoder_layers, batch, self.decoder_hidden_size)

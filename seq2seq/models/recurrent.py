@@ -6,11 +6,11 @@ belong to the encoder and the decoder.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
@@ -143,10 +143,10 @@ class RecurrentLayer(nn.Module):
             if self.reverse:
                 lengths = torch.full((x.size(0),), x.size(1), device=x.device)
             else:
-                return self._scan(x, state)
+                return RecurrentOutput(*self._scan(x, state))
         if self.reverse:
             x = reverse_by_length(x, lengths)
-        if self.cell == "lstm":
+        if self.cell in ("lstm", "rnn_relu"):
             output, final = self._scan_packed(x, lengths, state)
         else:
             # Without a cell state, the state at the end of each sequence is among the outputs.
@@ -157,23 +157,25 @@ class RecurrentLayer(nn.Module):
             output = reverse_by_length(output, lengths)
         return RecurrentOutput(output, final)
 
-    def _scan(self, x: Tensor, state: RecurrentState | None) -> RecurrentOutput:
+    def _scan(
+        self, x: Tensor | PackedSequence, state: RecurrentState | None
+    ) -> tuple[Any, RecurrentState]:
         if isinstance(self.rnn, nn.LSTM):
             pair = None if state is None or state.cell is None else (state.hidden, state.cell)
             output, (hidden, cell) = self.rnn(x, pair)
-            return RecurrentOutput(output, RecurrentState(hidden, cell))
+            return output, RecurrentState(hidden, cell)
         output, hidden = self.rnn(x, None if state is None else state.hidden)
-        return RecurrentOutput(output, RecurrentState(hidden))
+        return output, RecurrentState(hidden)
 
     def _scan_packed(
         self, x: Tensor, lengths: Tensor, state: RecurrentState | None
     ) -> RecurrentOutput:
         # Only the kernel sees the cell state at the end of each sequence, so it must know lengths.
+        # A ReLU network could overflow in a scan of padding, and 0 * inf is a NaN gradient.
         packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        pair = None if state is None or state.cell is None else (state.hidden, state.cell)
-        packed_output, (hidden, cell) = self.rnn(packed, pair)
+        packed_output, final = self._scan(packed, state)
         output, _ = pad_packed_sequence(packed_output, batch_first=True, total_length=x.size(1))
-        return RecurrentOutput(output, RecurrentState(hidden, cell))
+        return RecurrentOutput(output, final)
 
     def _step(self, x: Tensor, state: RecurrentState | None) -> RecurrentOutput:
         weights = tuple(self.rnn.parameters())  # input-hidden, hidden-hidden, and their biases

@@ -135,6 +135,20 @@ def test_padding_changes_no_output_no_state_and_no_gradient(cell: str, reverse: 
 
 @every_cell
 @both_directions
+def test_a_scan_that_would_explode_over_padding_has_finite_gradients(
+    cell: str, reverse: bool
+) -> None:
+    layer, _, _ = make_case(cell, reverse)
+    with torch.no_grad():
+        layer.rnn.weight_hh_l0.fill_(1e9)
+    lengths = torch.tensor([2, 1])
+    output, final = layer(torch.ones(2, 60, INPUT, dtype=torch.float64), lengths)
+    (output[:, 0].sum() + final.hidden.sum()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+
+
+@every_cell
+@both_directions
 def test_gradient_is_that_of_finite_differences(cell: str, reverse: bool) -> None:
     layer, x, state = make_case(cell, reverse, batch=2)
     lengths = torch.tensor([3, 1])
