@@ -353,6 +353,16 @@ class GradientFlowConfig(CallbackConfig):
 
     every_n_steps: int = 50
     examples: int = 16
+    min_examples: int = 8
+    distances: list[int] = field(
+        default_factory=lambda: [0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144]
+    )
+    heat_map_every: int = 20
+    heat_map_lowest: float = -8.0
+    heat_map_highest: float = 2.0
+    ridge_max_length: int = 30
+    max_tags: int = 300
+    seed: int = 0
 
 
 @dataclass

@@ -4,7 +4,6 @@ Started as ``seq2seq-evaluate run=FOLDER source=FILE target=FILE``; every argume
 override of ``conf/evaluate.yaml``.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -12,9 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from seq2seq.config import config_folder, plain, register
-from seq2seq.train import table
-
-Figures = dict[str, float | int | str]
+from seq2seq.figures import Figures, table, write_figures
 
 
 def evaluate(config: DictConfig) -> Figures:
@@ -62,7 +59,7 @@ def evaluate(config: DictConfig) -> Figures:
         "checkpoint": str(path),
     }
     if config.metrics is not None:
-        Path(config.metrics).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(Path(config.metrics), figures)
     return figures
 
 

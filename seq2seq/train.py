@@ -4,12 +4,10 @@ Started as ``scripts/train``, ``seq2seq-train`` or ``python -m seq2seq.train``; 
 Hydra override. Everything heavy is imported once a config has been composed.
 """
 
-import json
 import logging
 import math
 import sys
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from seq2seq.config import config_folder, plain, register
+from seq2seq.figures import Figures, table, write_figures
+from seq2seq.instantiate import check_targets, instantiate
 
 if TYPE_CHECKING:
     import lightning
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from seq2seq.module import TranslationModule
 
 logger = logging.getLogger(__name__)
-
-Figures = dict[str, float | int | str | None]
 
 
 def train(config: DictConfig) -> Figures:
@@ -51,9 +49,9 @@ def train(config: DictConfig) -> Figures:
 
     from seq2seq.callbacks.progress import Throughput
     from seq2seq.checkpoint import check_resumable
-    from seq2seq.instantiate import instantiate
 
     _quieten()
+    check_targets(config)
     # Every job of a sweep sets its own seeds: they share one process.
     lightning.seed_everything(config.seed, verbose=False)
     folder = Path(config.run_folder)
@@ -85,7 +83,7 @@ def train(config: DictConfig) -> Figures:
     )
     throughput = next(one for one in callbacks if isinstance(one, Throughput))
     figures = summary(trainer, module, throughput, folder)
-    (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_figures(folder / "metrics.json", figures)
     print(table(figures), flush=True)
     _log_hyperparameters(tensorboard, config, figures)
     return figures
@@ -119,7 +117,6 @@ def build_datamodule(config: DictConfig) -> "TranslationDataModule":
     """Corpus, tokenizers trained on its training split, and batches."""
     from seq2seq.data.datamodule import TranslationDataModule
     from seq2seq.data.tokenizer import train_tokenizers
-    from seq2seq.instantiate import instantiate
 
     corpus = instantiate(config.data)
     source, target = train_tokenizers(corpus.train, **plain(config.tokenizer))
@@ -147,7 +144,6 @@ def build_datamodule(config: DictConfig) -> "TranslationDataModule":
 def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "TranslationModule":
     """The network in its training module, with PyTorch's own initial weights."""
     from seq2seq.data.tokenizer import PAD_ID
-    from seq2seq.instantiate import instantiate
     from seq2seq.models.encoder_decoder import encoder_decoder
     from seq2seq.module import TranslationModule
     from seq2seq.translator import Translator
@@ -205,7 +201,6 @@ def build_callbacks(config: DictConfig, folder: Path) -> list["lightning.Callbac
     from seq2seq.callbacks.divergence import StopOnDivergence
     from seq2seq.callbacks.progress import ProgressBar
     from seq2seq.callbacks.random_state import RandomState
-    from seq2seq.instantiate import instantiate
 
     chosen = config.callbacks
     callbacks: list[lightning.Callback] = [
@@ -215,9 +210,11 @@ def build_callbacks(config: DictConfig, folder: Path) -> list["lightning.Callbac
     ]
     if config.trainer.enable_progress_bar:
         callbacks.append(ProgressBar(refresh_rate=10))
-    for built in (instantiate(chosen.gradient_flow), instantiate(chosen.sample_translations)):
-        if built is not None:
-            callbacks.append(built)
+    if chosen.gradient_flow is not None:
+        # The table lies in the run's folder: it is data, and TensorBoard only a view of it.
+        callbacks.append(instantiate(chosen.gradient_flow, folder=str(folder)))
+    if chosen.sample_translations is not None:
+        callbacks.append(instantiate(chosen.sample_translations))
     if config.trainer.fast_dev_run:
         return callbacks
     callbacks.append(LearningRateMonitor(logging_interval="step"))
@@ -273,19 +270,10 @@ def summary(
         "checkpoint": str(best if best.is_file() else last) if last.is_file() else None,
         "tensorboard": str(tensorboard),
         "open_tensorboard": (
-            f"tensorboard --logdir {tensorboard} --samples_per_plugin images=100,scalars=5000"
+            f"{sys.executable} -m tensorboard.main --logdir {tensorboard} "
+            "--samples_per_plugin images=100,scalars=5000"
         ),
     }
-
-
-def table(figures: Mapping[str, Any]) -> str:
-    """The figures as aligned lines, those that aren't numbers below the others."""
-    width = max(len(name) for name in figures)
-    lines = []
-    for name, value in figures.items():
-        shown = f"{value:,.4f}" if isinstance(value, float) else f"{value}"
-        lines.append(f"  {name:<{width}}  {shown}")
-    return "\n".join(["", *lines, ""])
 
 
 def _tensorboard(folder: Path) -> "TensorBoardLogger":

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "seq2seq"
 LAYERS = {
     # 1: plain Python
     "data.corpus": 1,
+    "figures": 1,
     "data.phrasebook": 1,
     "data.public_corpora": 1,
     "data.synthetic": 1,
@@ -31,6 +32,7 @@ LAYERS = {
     "metrics": 2,
     "models": 2,
     "schedules": 2,
+    "scoring": 2,
     "translator": 2,
     # 3: Lightning
     "callbacks": 3,

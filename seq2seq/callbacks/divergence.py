@@ -15,7 +15,7 @@ from seq2seq.scoring import batch_loss
 
 
 class StopOnDivergence(Callback):
-    """Raise :class:`~seq2seq.module.Diverged` before a loss that isn't finite can reach the weights.
+    """Raise :class:`~seq2seq.module.Diverged` before a bad loss can reach the weights.
 
     Args:
         folder: where the batch is kept, as ``diverged_batch.pt``: a dict of tensors that loads

@@ -332,4 +332,4 @@ def test_a_shared_number_reaches_every_rule_without_its_own(preset: Preset) -> N
     rules = {rule.name: rule for rule in rules_from_config(config)}
     assert rules["recurrent"].arguments == {"gain": 1.5}
     assert rules["input"].arguments == rules["output"].arguments == {"gain": 0.5}
-    assert rules["embedding"].arguments == {"scale": 0.1}
+    assert rules["embedding"].arguments == {"scale": 1.0}
