@@ -55,37 +55,45 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch's reader trips over, the file is at fault
-        raise ValueError(f"{path} can't be read as a checkpoint: {error}") from error
-    if not isinstance(checkpoint, dict) or KEY not in checkpoint:
-        raise ValueError(f"{path} is not a checkpoint of seq2seq: it has no entry {KEY!r}")
-    if checkpoint[KEY]["format"] != FORMAT:
         raise ValueError(
-            f"{path} has checkpoint format {checkpoint[KEY]['format']}, and this version reads "
+            f"{path} can't be read as a checkpoint: it is damaged, or holds other things than "
+            "numbers, texts and tensors; nothing in it was run"
+        ) from error
+    described = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
+    if not isinstance(described, dict) or "format" not in described:
+        raise ValueError(f"{path} is not a checkpoint of seq2seq: it has no entry {KEY!r}")
+    if described["format"] != FORMAT:
+        raise ValueError(
+            f"{path} has checkpoint format {described['format']}, and this version reads "
             f"format {FORMAT}"
         )
-    return checkpoint
+    return dict(checkpoint)
 
 
 def load_trained(path: Path) -> Trained:
     """Rebuild network and tokenizers from a checkpoint file, in evaluation mode on the CPU.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`read_checkpoint`.
+        FileNotFoundError, ValueError: see :func:`read_checkpoint`; also if the parts of the file
+            don't fit together.
     """
     checkpoint = read_checkpoint(path)
     described = checkpoint[KEY]
-    model = encoder_decoder(**described["model"])
-    weights = {
-        name.removeprefix(_WEIGHTS): tensor
-        for name, tensor in checkpoint["state_dict"].items()
-        if name.startswith(_WEIGHTS)
-    }
-    model.load_state_dict(weights)
-    return Trained(
-        model.eval(),
-        Tokenizer.from_state(described["source_tokenizer"]),
-        Tokenizer.from_state(described["target_tokenizer"]),
-    )
+    try:
+        model = encoder_decoder(**described["model"])
+        weights = {
+            name.removeprefix(_WEIGHTS): tensor
+            for name, tensor in checkpoint["state_dict"].items()
+            if name.startswith(_WEIGHTS)
+        }
+        model.load_state_dict(weights)
+        return Trained(
+            model.eval(),
+            Tokenizer.from_state(described["source_tokenizer"]),
+            Tokenizer.from_state(described["target_tokenizer"]),
+        )
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ValueError(f"{path} is damaged: its parts don't fit together ({error})") from error
 
 
 def check_resumable(path: Path, description: Mapping[str, Any]) -> None:

@@ -3,13 +3,37 @@
 Tests marked `slow` run only with `--slow`; tests marked `gpu` are skipped where no GPU is found.
 """
 
+import logging
 import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import hydra
 import pytest
 import torch
+from omegaconf import DictConfig
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# A whole run within two seconds: overrides of a synthetic task, and of any model and trainer.
+TINY_TASK = (
+    "data=copy",
+    "data.train_size=96",
+    "data.validation_size=12",
+    "data.test_size=12",
+    "data.longer_size=12",
+    "data.max_length=6",
+)
+TINY_RUN = (
+    "model.embedding_size=8",
+    "model.hidden_size=8",
+    "batch.size=16",
+    "trainer.max_epochs=1",
+    "trainer.accelerator=cpu",
+    "trainer.enable_progress_bar=false",
+)
 
 # Tests are small: one thread is faster than several, and keeps the order of additions fixed.
 torch.set_num_threads(1)
@@ -36,3 +60,62 @@ def corpora_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no corpora at {root}: set SEQ2SEQ_DATA to their folder")
     return root
+
+
+Compose = Callable[..., DictConfig]
+
+
+@pytest.fixture
+def compose(tmp_path: Path) -> Compose:
+    """Config of a tiny run in a folder of this test, from overrides.
+
+    `tiny_task=False` leaves the data to the overrides.
+    """
+    from seq2seq.config import config_folder, register
+
+    def composed(*overrides: str, folder: str = "run", tiny_task: bool = True) -> DictConfig:
+        register()
+        tiny = [f"run_folder={tmp_path / folder}", *TINY_RUN, *(TINY_TASK if tiny_task else ())]
+        with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
+            return hydra.compose("train", [*tiny, *overrides])
+
+    return composed
+
+
+class Finished(NamedTuple):
+    """What a command line answered: the exit status, and all that it printed."""
+
+    status: int | str | None
+    output: str
+
+
+@pytest.fixture
+def command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Finished]]:
+    """`python -m seq2seq.train OVERRIDES` in an empty folder, tiny and without a new process."""
+    from seq2seq.train import main
+
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    monkeypatch.chdir(tmp_path)
+
+    def run(*overrides: str) -> Finished:
+        arguments = ["seq2seq-train", *TINY_TASK, *TINY_RUN, *overrides]
+        monkeypatch.setattr(sys, "argv", arguments)
+        capsys.readouterr()
+        status: int | str | None = 0
+        try:
+            main()
+        except SystemExit as stopped:  # a text as status is what Python prints at the end
+            status = stopped.code
+        printed = capsys.readouterr()
+        said = status if isinstance(status, str) else ""
+        return Finished(status, "\n".join([printed.out, printed.err, said]))
+
+    yield run
+    # Hydra's handlers write to the captured streams of a test that is over.
+    for handler in [one for one in root.handlers if one not in handlers]:
+        root.removeHandler(handler)
+        handler.close()
+    root.handlers[:], root.level = handlers, level
