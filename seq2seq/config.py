@@ -507,7 +507,7 @@ def register() -> None:
         store.store(name=f"{name}_schema", node=schema)
     for group, schemas in _GROUPS.items():
         for name, node in schemas.items():
-            store.store(group=f"schema/{group}", name=name, node=node)
+            store.store(group=f"hydra/schema/{group}", name=name, node=node)
 
 
 def plain(node: Any) -> Any:
