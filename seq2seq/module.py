@@ -162,16 +162,18 @@ class TranslationModule(lightning.LightningModule):
         # Fused optimizers can unscale fp16 gradients themselves, and Lightning would leave it to
         # them: clipping, which comes before, would then see gradients times the loss scale.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-        epochs = self.trainer.max_epochs
-        steps = self.trainer.estimated_stepping_batches
-        known = epochs is not None and epochs > 0 and steps != float("inf")
-        batches = len(self._datamodule().train_dataloader())
-        accumulated = -(-batches // self.trainer.accumulate_grad_batches)
-        steps_per_epoch = min(accumulated, int(steps)) if known else accumulated
         return {  # type: ignore[return-value]
             "optimizer": optimizer,
-            "lr_scheduler": self.make_scheduler(optimizer, steps_per_epoch=steps_per_epoch),
+            "lr_scheduler": self.make_scheduler(optimizer, steps_per_epoch=self._steps_per_epoch()),
         }
+
+    def _steps_per_epoch(self) -> int:
+        # Not from `trainer.estimated_stepping_batches`: it makes Lightning set up the loader before
+        # a checkpoint is read, and a run resumed in mid-epoch then begins that epoch's data anew.
+        batches = len(self._datamodule().train_dataloader())
+        limit = self.trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        return max(1, -(-batches // self.trainer.accumulate_grad_batches))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what rebuilds the network and its tokenizers beside the weights."""
