@@ -267,7 +267,7 @@ def summary(
         "bleu_signature": signatures["bleu"],
         "chrf_signature": signatures["chrf"],
         "run": str(folder),
-        "checkpoint": str(best if best.is_file() else last) if last.is_file() else None,
+        "checkpoint": next((str(path) for path in (best, last) if path.is_file()), None),
         "tensorboard": str(tensorboard),
         "open_tensorboard": (
             f"{sys.executable} -m tensorboard.main --logdir {tensorboard} "

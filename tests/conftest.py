@@ -100,9 +100,9 @@ def command_line(
     handlers, level = list(root.handlers), root.level
     monkeypatch.chdir(tmp_path)
 
-    def run(*overrides: str) -> Finished:
-        arguments = ["seq2seq-train", *TINY_TASK, *TINY_RUN, *overrides]
-        monkeypatch.setattr(sys, "argv", arguments)
+    def run(*overrides: str, tiny_task: bool = True) -> Finished:
+        tiny = [*TINY_RUN, *(TINY_TASK if tiny_task else ())]
+        monkeypatch.setattr(sys, "argv", ["seq2seq-train", *tiny, *overrides])
         capsys.readouterr()
         status: int | str | None = 0
         try:

@@ -44,7 +44,7 @@ class StopOnDivergence(Callback):
         torch.save(asdict(batch.to("cpu")), path)
         tensor = first_bad_tensor(pl_module, batch)
         raise Diverged(
-            f"the loss is {float(loss)} at step {trainer.global_step}: the first tensor that went "
+            f"the loss is {loss.item()} at step {trainer.global_step}: the first tensor that went "
             f"bad is {tensor}; the batch is kept in {path}",
             step=trainer.global_step,
             tensor=tensor,

@@ -1,0 +1,460 @@
+"""Training end to end: what a run leaves behind, how it stops, and what it refuses."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
+from omegaconf import DictConfig
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from seq2seq.checkpoint import load_trained
+from seq2seq.module import Diverged, TranslationModule
+from seq2seq.train import build_datamodule, build_module, initialize_weights, train
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+GENERATED_DATA = ("phrasebook", "copy", "reverse", "sort", "addition")
+FIGURES = {
+    *("loss", "perplexity", "token_accuracy"),
+    *("bleu", "chrf", "exact_match", "edit_rate"),
+}
+
+Compose = Callable[..., DictConfig]
+
+
+def group(name: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / name).glob("*.yaml"))
+
+
+def data_of(name: str) -> list[str]:
+    """Overrides that make a generated corpus tiny."""
+    sizes = ["train_size=64", "validation_size=8", "test_size=8"]
+    longer = [] if name == "phrasebook" else ["longer_size=8"]
+    return [f"data={name}", *(f"data.{size}" for size in sizes + longer)]
+
+
+def scalars(folder: Path) -> dict[str, float]:
+    """Last value of every scalar that TensorBoard shows of a run."""
+    found: dict[str, float] = {}
+    for file in sorted((folder / "tensorboard").glob("events*")):
+        events = EventAccumulator(str(file)).Reload()
+        found |= {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"]}
+    return found
+
+
+def texts(folder: Path) -> set[str]:
+    found: set[str] = set()
+    for file in sorted((folder / "tensorboard").glob("events*")):
+        found |= set(EventAccumulator(str(file)).Reload().Tags()["tensors"])
+    return found
+
+
+def test_a_run_leaves_figures_under_the_keys_of_tensorboard(
+    compose: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = train(compose("trainer.max_epochs=2", "trainer.log_every_n_steps=2"))
+    run = tmp_path / "run"
+    printed = capsys.readouterr().out
+    assert json.loads((run / "metrics.json").read_text()) == figures
+
+    tested = {name: value for name, value in figures.items() if name.startswith("test")}
+    assert tested.keys() == {
+        f"{split}/{name}" for split in ("test", "test_longer") for name in FIGURES
+    }
+    shown = scalars(run)
+    for name, value in tested.items():
+        assert shown[name] == pytest.approx(value, rel=1e-6)
+        assert name in printed
+    assert {f"val/{name}" for name in FIGURES} <= shown.keys()
+    assert {
+        "train/loss",
+        "train/perplexity",
+        "train/gradient_norm",
+        "train/clipped_steps",
+    } <= shown.keys()
+    assert {f"hp/{name}" for name in FIGURES} <= shown.keys()
+    assert any("samples" in tag for tag in texts(run))
+    assert any("initialization" in tag for tag in texts(run))
+    assert "samples of the validation split after 12 steps" in printed
+
+    assert figures["test/perplexity"] == pytest.approx(
+        float(torch.tensor(figures["test/loss"]).exp()), rel=1e-4
+    )
+    assert figures["run"] == str(run)
+    assert Path(str(figures["checkpoint"])) == run / "checkpoints" / "best.ckpt"
+    assert str(figures["tensorboard"]) in str(figures["open_tensorboard"])
+    trained = load_trained(run / "checkpoints" / "best.ckpt")
+    assert figures["parameters"] == sum(p.numel() for p in trained.model.parameters())
+
+
+def test_the_same_seed_gives_bitwise_the_same_run(compose: Compose) -> None:
+    options = ("model.output_dropout=0.2", "callbacks.gradient_flow.every_n_steps=2")
+    runs = [
+        train(compose(*options, *more, folder=folder))
+        for folder, more in (
+            ("first", []),
+            ("second", []),
+            ("other", ["seed=2"]),
+            ("weights", ["initialization_seed=2"]),
+        )
+    ]
+    first, second, other, weights = (
+        {name: value for name, value in run.items() if name.startswith("test")} for run in runs
+    )
+    assert first == second
+    assert first["test/loss"] != other["test/loss"]
+    assert first["test/loss"] != weights["test/loss"]
+
+
+@pytest.mark.parametrize("name", group("model"))
+def test_every_model_of_the_config_runs(compose: Compose, name: str) -> None:
+    figures = train(compose(f"model={name}", "model.hidden_size=8", "debug=fast_dev_run"))
+    assert figures["test/loss"] > 0
+
+
+@pytest.mark.parametrize("name", GENERATED_DATA)
+def test_every_generated_corpus_runs(compose: Compose, name: str) -> None:
+    figures = train(compose(*data_of(name), "debug=fast_dev_run", tiny_task=False))
+    assert figures["test/loss"] > 0
+    assert ("test_longer/loss" in figures) == (name != "phrasebook")
+
+
+def test_every_corpus_of_the_config_is_generated_or_reads_files() -> None:
+    needs_files = {"parallel", "multi30k", "tatoeba", "g2p", "scan", "torchtext"}
+    assert set(group("data")) == {*GENERATED_DATA, *needs_files}
+
+
+def write_multi30k(folder: Path) -> list[str]:
+    """Files of Multi30k's layout, with sentences of our own."""
+    folder.mkdir()
+    for split in ("train", "val", "test_2016_flickr"):
+        german = [f"ein Hund läuft {number} mal ." for number in range(40)]
+        english = [f"a dog runs {number} times ." for number in range(40)]
+        (folder / f"{split}.de").write_text("\n".join(german) + "\n")
+        (folder / f"{split}.en").write_text("\n".join(english) + "\n")
+    return [f"data.root={folder}", "tokenizer.source.size=60"]
+
+
+def test_own_text_trains_and_translates_back_to_text(compose: Compose, tmp_path: Path) -> None:
+    write_multi30k(tmp_path / "corpus")
+    config = compose(
+        "data=parallel",
+        f"data.root={tmp_path / 'corpus'}",
+        *("data.train_source=train.de", "data.train_target=train.en"),
+        *("data.validation_size=4", "data.test_size=4"),
+        tiny_task=False,
+    )
+    assert train(config)["test/loss"] > 0
+
+
+@pytest.mark.parametrize("name", group("experiment"))
+def test_every_experiment_of_the_config_runs(compose: Compose, tmp_path: Path, name: str) -> None:
+    config = compose(f"experiment={name}", tiny_task=False)
+    data = config.data._target_.rpartition(".")[2]
+    if data == "multi30k":
+        tiny = write_multi30k(tmp_path / "corpus")
+    elif data == "synthetic_task":
+        tiny = data_of(config.data.task)[1:]
+    else:
+        pytest.fail(f"this test knows no tiny corpus for {data}")
+    sizes = [
+        f"model.{key}=8"
+        for key in ("embedding_size", "hidden_size", "decoder_hidden_size")
+        if config.model[key] is not None
+    ]
+    figures = train(
+        compose(f"experiment={name}", *tiny, *sizes, "debug=fast_dev_run", tiny_task=False)
+    )
+    assert figures["test/loss"] > 0
+
+
+def test_fast_dev_run_saves_nothing(compose: Compose, tmp_path: Path) -> None:
+    train(compose("debug=fast_dev_run"))
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_overfitting_repeats_the_same_batches_until_they_are_known(
+    compose: Compose, tmp_path: Path
+) -> None:
+    config = compose(
+        "debug=overfit",
+        *("trainer.overfit_batches=1", "trainer.max_epochs=60", "optimizer.lr=0.02"),
+        *("batch.size=4", "model.hidden_size=16", "trainer.check_val_every_n_epoch=60"),
+        "trainer.log_every_n_steps=1",
+    )
+    train(config)
+    assert scalars(tmp_path / "run")["train/loss"] < 0.1
+
+
+def test_detect_nan_runs(compose: Compose) -> None:
+    assert train(compose("debug=detect_nan"))["test/loss"] > 0
+
+
+def test_every_debug_config_has_a_test() -> None:
+    assert group("debug") == ["detect_nan", "fast_dev_run", "overfit"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("trainer.accumulate_grad_batches=4",),
+        ("trainer.precision=bf16-mixed",),
+        ("trainer.precision=bf16-mixed", "model.input_feeding=true", "model.cell=gru"),
+        ("trainer.precision=64-true",),
+        ("batch.unit=target_tokens", "batch.size=60", "label_smoothing=0.1"),
+        ("trainer.gradient_clip_val=null", "optimizer=sgd", "scheduler=halving"),
+        ("decoding.strategy=beam_search", "decoding.beam_size=2", "decoding.n_best=2"),
+        ("decoding.strategy=sampling", "bleu_tokenizer=none"),
+        ("trainer.val_check_interval=0.5", "scheduler=plateau"),
+        (
+            "callbacks.gradient_flow=null",
+            "callbacks.sample_translations=null",
+            "callbacks.best_checkpoint=null",
+            "callbacks.last_checkpoint=null",
+        ),
+    ],
+    ids=lambda options: options[0],
+)
+def test_every_way_of_training_runs(compose: Compose, options: tuple[str, ...]) -> None:
+    figures = train(compose(*options))
+    assert all(
+        torch.isfinite(torch.tensor(value))
+        for name, value in figures.items()
+        if name.startswith("test")
+    )
+
+
+def test_accumulated_batches_take_the_step_of_one_large_batch(compose: Compose) -> None:
+    """Each batch divides its loss by its own tokens, so equal batches are needed to compare."""
+    options = (
+        *("data.min_length=4", "data.max_length=4", "data.longer_max_length=5"),
+        *("data.train_size=32", "callbacks.gradient_flow=null", "optimizer=sgd"),
+    )
+    large = train(compose(*options, "batch.size=32", folder="large"))
+    small = train(
+        compose(*options, "batch.size=8", "trainer.accumulate_grad_batches=4", folder="accumulated")
+    )
+    assert small["test/loss"] == pytest.approx(large["test/loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_fp16_gradients_are_clipped_after_the_loss_scale_is_taken_out(
+    compose: Compose, fused: bool
+) -> None:
+    norms: dict[str, list[float]] = {}
+    for name in ("32-true", "16-mixed"):
+        # No LSTM: processors without half precision have no kernel for it.
+        config = compose("model.cell=gru", f"optimizer.fused={fused}".lower())
+        lightning.seed_everything(1, verbose=False)
+        datamodule = build_datamodule(config)
+        module = build_module(config, datamodule)
+        initialize_weights(config, module)
+        plugins = []
+        if name == "16-mixed":
+            scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+            plugins = [MixedPrecision("16-mixed", "cpu", scaler)]
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            plugins=plugins,
+            max_steps=3,
+            gradient_clip_val=0.01,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+        )
+        trainer.fit(module, datamodule)
+        figures = trainer.logged_metrics
+        assert figures["train/clipped_steps"] == 1
+        norms[name] = [float(figures["train/gradient_norm"])]
+    assert norms["16-mixed"] == pytest.approx(norms["32-true"], rel=0.05)
+
+
+def test_training_ends_early_when_validation_stops_improving(
+    compose: Compose, tmp_path: Path
+) -> None:
+    config = compose(
+        "callbacks=early_stopping",
+        *("callbacks.early_stopping.patience=1", "optimizer.lr=1e-12"),
+        *("callbacks.early_stopping.min_delta=0.01", "trainer.max_epochs=50"),
+        "trainer.log_every_n_steps=1",
+    )
+    train(config)
+    assert scalars(tmp_path / "run")["epoch"] <= 2
+
+
+# A network whose weights explode in the first optimizer step: its second loss is NaN.
+EXPLODING = ("model.cell=rnn_relu", "optimizer.lr=1e30", "trainer.gradient_clip_val=null")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(
+    compose: Compose, tmp_path: Path
+) -> None:
+    with pytest.raises(Diverged, match=r"the loss is nan at step 1: .* batch is kept in") as error:
+        train(compose(*EXPLODING))
+    assert error.value.step == 1
+    assert error.value.tensor in str(error.value)
+    batch = torch.load(tmp_path / "run" / "diverged_batch.pt", weights_only=True)
+    assert batch["source"].shape[0] == len(batch["source_lengths"]) == 16
+    assert batch["target_tokens"] == int(batch["target_lengths"].sum())
+
+
+def exploding_encoder(gain: float) -> list[str]:
+    """A ReLU network without attention that multiplies its state by `gain` at every timestep."""
+    rule = f"{{pattern: 'encoder*weight_hh*', scheme: identity, gain: {gain}}}"
+    return [
+        *("model=rnn", "model.cell=rnn_relu", f"initializer.rules=[{rule}]"),
+        *("data.min_length=6", "trainer.num_sanity_val_steps=0"),
+    ]
+
+
+def test_divergence_names_the_first_layer_and_timestep_that_went_bad(compose: Compose) -> None:
+    with pytest.raises(Diverged, match="at step 0") as error:
+        train(compose(*exploding_encoder(1e20)))
+    # 1e20 times 1e20 is more than float32 holds.
+    assert error.value.tensor == ("the output of encoder.layers.0.forward_layer at timestep 2")
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_backward(module: TranslationModule) -> None:
+        weight = module.model.recurrent_layers()["encoder/layer0/backward"].rnn.weight_hh_l0
+        weight.register_hook(lambda gradient: gradient * torch.nan)
+
+    monkeypatch.setattr(TranslationModule, "on_train_start", break_backward)
+    named = r"the gradient of encoder\.layers\.0\.backward_layer\.rnn\.weight_hh_l0"
+    with pytest.raises(Diverged, match=rf"not finite at step 0, though the loss is: .*{named}"):
+        train(compose())
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        # keys, groups and types: refused while the config is composed
+        ("model.hidden_sise=4", "Key 'hidden_sise' not in 'ModelConfig'"),
+        ("trainer.foo=1", "Key 'foo' not in 'TrainerConfig'"),
+        ("model=transformer", "bahdanau2015"),
+        ("experiment=nope", "Available options in 'experiment'"),
+        ("model.hidden_size=abc", "model.hidden_size"),
+        ("model.bidirectional=maybe", "model.bidirectional"),
+        ("optimizer.momentum=0.9", "Key 'momentum' not in 'AdamConfig'"),
+        # values that don't fit: refused before data is read
+        ("model.hidden_size=0", "hidden_size is 0, but it must be at least 1"),
+        ("model.cell=rnn", "must be one of lstm, gru, rnn_tanh, rnn_relu"),
+        ("model.attention=dot", "size 8 with encoder outputs of size 16"),
+        ("model.bridge=copy", "have 16 together and the decoder has 8"),
+        ("model.tie_embeddings=true model.embedding_size=4", "embedding_size is 4"),
+        ("initializer.recurrent.scheme=magic", "initializer.recurrent.scheme"),
+        ("initializer.gain=-1", "initializer.gain=-1"),
+        ("initializer.rules=[{pattern: nope, scheme: zeros}]", "initializer.rules[0]"),
+        ("decoding.strategy=astar", "decoding.strategy='astar' is unknown"),
+        ("decoding.n_best=2", "decoding.n_best=2 must be between 1 and 1 with greedy"),
+        # data, tokenizers, batches
+        ("data.train_size=0", "data.train_size=0"),
+        ("data.alphabet_size=1", "data.alphabet_size=1"),
+        ("tokenizer.source.kind=letters", "tokenizer.source.kind='letters'"),
+        ("tokenizer.shared=true tokenizer.target.lowercase=true", "tokenizer.shared=true"),
+        ("batch.size=0", "batch.size=0 must be at least 1"),
+        ("batch.unit=words", "batch.unit='words' is unknown"),
+        ("batch.evaluation_size=0", "batch.evaluation_size=0 must be at least 1"),
+        # training
+        ("optimizer.lr=-1", "Invalid learning rate: -1.0"),
+        ("scheduler=plateau scheduler.mode=best", "scheduler.mode='best'"),
+        ("label_smoothing=2", "label_smoothing=2.0"),
+        ("bleu_tokenizer=moses", "bleu_tokenizer='moses'"),
+        ("callbacks.sample_translations.count=0", "callbacks.sample_translations.count=0"),
+        ("callbacks.throughput.every_n_steps=0", "callbacks.throughput.every_n_steps=0"),
+        ("callbacks.gradient_flow.every_n_steps=0", "every_n_steps is 0"),
+        ("ckpt_path=gone.ckpt", "there is no checkpoint gone.ckpt"),
+        ("data=multi30k", "data.root"),
+    ],
+)
+def test_a_mistake_of_the_user_is_answered_with_a_sentence_that_names_it(
+    command_line: Callable[..., Any], override: str, said: str
+) -> None:
+    overrides = [override] if "{" in override else override.split()
+    if "data=multi30k" in overrides:
+        finished = command_line(*overrides, tiny_task=False)
+    else:
+        finished = command_line(*overrides)
+    assert finished.status not in (0, None)
+    assert said in finished.output
+    assert "Traceback" not in finished.output
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data._target_=os.system",
+        "data._target_=builtins.open",
+        "optimizer._target_=torch.load",
+        "scheduler._target_=torch.hub.load",
+        "trainer._target_=subprocess.run",
+        "callbacks.sample_translations._target_=seq2seq.train.main",
+        "callbacks.gradient_flow._target_=seq2seq.instantiate.allow_target",
+    ],
+)
+def test_a_foreign_target_is_refused_before_anything_is_built(
+    command_line: Callable[..., Any], tmp_path: Path, override: str
+) -> None:
+    finished = command_line(override)
+    key, _, target = override.partition("=")
+    assert finished.status not in (0, None)
+    assert f"{key}: '{target}'" in finished.output
+    assert "Traceback" not in finished.output
+    assert "pairs:" not in finished.output
+
+
+def test_resuming_another_model_is_refused_with_both_values(
+    compose: Compose, command_line: Callable[..., Any], tmp_path: Path
+) -> None:
+    train(compose())
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    finished = command_line(f"ckpt_path={best}", "model.hidden_size=12")
+    assert "hidden_size is 8 there and 12 here" in finished.output
+    assert "Traceback" not in finished.output
+
+
+def test_a_diverged_run_ends_with_a_sentence(
+    command_line: Callable[..., Any], tmp_path: Path
+) -> None:
+    finished = command_line(*EXPLODING)
+    assert str(finished.status).startswith("error: training diverged: the loss is nan at step 1")
+    assert "Traceback" not in finished.output
+
+
+def test_two_runs_in_the_same_second_have_folders_of_their_own(
+    command_line: Callable[..., Any], tmp_path: Path
+) -> None:
+    for _ in range(2):
+        assert command_line("debug=fast_dev_run").status == 0
+    folders = [path.parent for path in tmp_path.rglob("metrics.json")]
+    assert len(folders) == 2
+    for folder in folders:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}", folder.name)
+        assert (folder / ".hydra" / "config.yaml").is_file()
+
+
+def test_a_sweep_returns_the_loss_of_every_job(
+    command_line: Callable[..., Any], tmp_path: Path
+) -> None:
+    finished = command_line("seed=1,2", "debug=fast_dev_run", "--multirun")
+    assert finished.status == 0, finished.output
+    losses = [
+        json.loads(path.read_text())["test/loss"] for path in sorted(tmp_path.rglob("metrics.json"))
+    ]
+    assert len(losses) == 2
+    assert losses[0] != losses[1]
+
+
+def test_the_config_is_shown_without_training(command_line: Callable[..., Any]) -> None:
+    finished = command_line("--cfg", "job", "--resolve", "-p", "model")
+    assert finished.status == 0
+    assert "hidden_size: 8" in finished.output
