@@ -1,0 +1,357 @@
+"""Every option that ships works: built, initialized, trained for two steps, and decoded with.
+
+The values are read from the package and from `conf/`, so that a new one is tested or fails here.
+"""
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import combinations, cycle, islice, product
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from seq2seq.config import ModelConfig, config_folder, plain, register
+from seq2seq.data.batch import Batch
+from seq2seq.data.datamodule import TranslationDataModule
+from seq2seq.data.sampler import UNITS
+from seq2seq.data.synthetic import synthetic_task
+from seq2seq.data.tokenizer import KINDS, PAD_ID, train_tokenizers
+from seq2seq.diagnostics.spectrum import gate_blocks
+from seq2seq.initializers.blocks import GATES, KEEP_GATES
+from seq2seq.initializers.rules import initialize, rules_from_config
+from seq2seq.instantiate import instantiate
+from seq2seq.models.attention import ATTENTIONS
+from seq2seq.models.bridge import BRIDGES
+from seq2seq.models.decoder import QUERY_STATES
+from seq2seq.models.encoder_decoder import EncoderDecoder, encoder_decoder
+from seq2seq.models.recurrent import CELLS
+from seq2seq.scoring import batch_loss
+from seq2seq.translator import STRATEGIES, Translator
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+SIZE = 6
+
+
+def group(name: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / name).glob("*.yaml"))
+
+
+def model_options() -> Iterator[dict[str, Any]]:
+    """Half of the combinations of cell, directions, depths and attention; the rest changes along."""
+    ways = [
+        {"attention": attention, "input_feeding": feeding, "query_state": query}
+        for attention, feeding, query in product(ATTENTIONS, [False, True], QUERY_STATES)
+        if (attention != "none" or not feeding) and (feeding or query == "current")
+    ]
+    rest = cycle(product(BRIDGES, [False, True], [False, True], group("initializer")))
+    combined = product(CELLS, [False, True], [(1, 1), (2, 2), (2, 1), (1, 2)], ways)
+    for cell, bidirectional, depths, way in islice(combined, 0, None, 2):
+        bridge, tie, reverse, initializer = next(rest)
+        if way["attention"] == "none" and bridge == "zero":
+            bridge = "linear"  # nothing of the source would reach the decoder
+        joined = SIZE * (1 + bidirectional)
+        equal = bridge == "copy" or "dot" in way["attention"]
+        decoder = joined if equal else 7
+        additive = way["attention"] == "additive"
+        yield {
+            "cell": cell,
+            "bidirectional": bidirectional,
+            "encoder_layers": depths[0],
+            "decoder_layers": depths[1],
+            **way,
+            "attention_size": 5 if additive and tie else None,
+            "bridge": bridge,
+            "tie_embeddings": tie,
+            "reverse_source": reverse,
+            "embedding_size": decoder if tie else 4,
+            "hidden_size": SIZE,
+            "decoder_hidden_size": None if decoder == SIZE else decoder,
+            "embedding_dropout": 0.1 if tie else 0.0,
+            "layer_dropout": 0.1 if max(depths) > 1 else 0.0,
+            "output_dropout": 0.1 if reverse else 0.0,
+            "initializer": initializer,
+        }
+
+
+OPTIONS = list(model_options())
+
+
+def corpus() -> Any:
+    return synthetic_task(
+        task="reverse",
+        alphabet_size=8,
+        min_length=1,
+        max_length=5,
+        test_max_length=None,
+        longer_max_length=None,
+        train_size=24,
+        validation_size=4,
+        test_size=4,
+        longer_size=0,
+        seed=0,
+    )
+
+
+def make_data(unit: str = "sentences", size: int = 8, **tokenizer: Any) -> TranslationDataModule:
+    kind = {"kind": "whitespace"}
+    data = corpus()
+    settings = {"source": kind, "target": kind} | tokenizer
+    source, target = train_tokenizers(data.train, **settings)
+    return TranslationDataModule(
+        corpus=data,
+        source_tokenizer=source,
+        target_tokenizer=target,
+        batch_size=size,
+        batch_unit=unit,
+    )
+
+
+@pytest.fixture(scope="module")
+def data() -> TranslationDataModule:
+    return make_data()
+
+
+@pytest.fixture(scope="module")
+def presets() -> dict[str, dict[str, Any]]:
+    """Every initializer of the config as plain values, composed as a run would."""
+    return {
+        name: plain(composed(f"initializer={name}").initializer) for name in group("initializer")
+    }
+
+
+def composed(*overrides: str) -> DictConfig:
+    register()
+    with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
+        return hydra.compose("train", list(overrides))
+
+
+def build(data: TranslationDataModule, **options: Any) -> EncoderDecoder:
+    torch.manual_seed(0)
+    small = {"embedding_size": SIZE, "hidden_size": SIZE}
+    return encoder_decoder(
+        source_vocabulary_size=data.source_tokenizer.vocabulary_size,
+        target_vocabulary_size=data.target_tokenizer.vocabulary_size,
+        pad_id=PAD_ID,
+        **(small | options),
+    )
+
+
+def take_two_steps(
+    model: EncoderDecoder,
+    batches: list[Batch],
+    optimizer: torch.optim.Optimizer | None = None,
+    after_step: Callable[[Tensor], None] = lambda loss: None,
+) -> None:
+    """Two optimizer steps that must change every parameter by finite amounts."""
+    # Double precision and a tiny eps, so that the smallest of gradients moves its weight.
+    optimizer = optimizer or torch.optim.Adam(model.double().parameters(), lr=0.01, eps=1e-30)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model.train()
+    for batch in batches[:2]:
+        optimizer.zero_grad()
+        loss, _ = batch_loss(model, batch)
+        assert torch.isfinite(loss.sum)
+        (loss.sum / loss.tokens).backward()
+        optimizer.step()
+        after_step(loss.sum.detach())
+    for name, parameter in model.named_parameters():
+        assert torch.isfinite(parameter).all(), name
+        assert not torch.equal(parameter, before[name]), f"{name} was not trained"
+
+
+def translations(model: EncoderDecoder, data: TranslationDataModule, **options: Any) -> list[str]:
+    translator = Translator(
+        model=model.eval(),
+        source_tokenizer=data.source_tokenizer,
+        target_tokenizer=data.target_tokenizer,
+        **options,
+    )
+    sources = [pair.source for pair in data.corpus.test]
+    best = list(translator.translate(sources))
+    assert len(best) == len(sources)
+    assert all(math.isfinite(each.score) for several in best for each in several)
+    assert all(len(several) == options.get("n_best", 1) for several in best)
+    return [several[0].text for several in best]
+
+
+@pytest.mark.parametrize(
+    "options", OPTIONS, ids=lambda options: "-".join(str(value) for value in options.values())
+)
+def test_every_model_trains_and_decodes(
+    data: TranslationDataModule, presets: dict[str, dict[str, Any]], options: dict[str, Any]
+) -> None:
+    options = dict(options)
+    rules = rules_from_config(presets[options.pop("initializer")])
+    model = build(data, **options)
+    done = initialize(model, rules, seed=0, pad_id=PAD_ID)
+    assert len(done.assignments) == len(list(model.parameters()))
+    take_two_steps(model, list(data.train_dataloader()))
+    translations(model, data)
+
+
+def test_every_two_values_of_model_options_meet() -> None:
+    varied = [
+        *("cell", "bidirectional", "encoder_layers", "decoder_layers", "attention"),
+        *("input_feeding", "query_state", "bridge", "tie_embeddings", "reverse_source"),
+        "initializer",
+    ]
+    met = Counter(
+        pair
+        for options in OPTIONS
+        for pair in combinations([(key, options[key]) for key in varied], 2)
+    )
+    values = {key: {options[key] for options in OPTIONS} for key in varied}
+    assert values["cell"] == set(CELLS)
+    assert values["attention"] == set(ATTENTIONS)
+    assert values["bridge"] == set(BRIDGES)
+    assert values["query_state"] == set(QUERY_STATES)
+    assert values["initializer"] == set(group("initializer"))
+    impossible = {
+        (("attention", "none"), ("input_feeding", True)),
+        (("attention", "none"), ("query_state", "previous")),
+        (("attention", "none"), ("bridge", "zero")),
+        (("input_feeding", False), ("query_state", "previous")),
+    }
+    for first, second in combinations(varied, 2):
+        for pair in product(
+            [(first, v) for v in values[first]], [(second, v) for v in values[second]]
+        ):
+            assert met[pair] > 0 or pair in impossible, pair
+
+
+def test_every_argument_of_the_model_config_is_varied_here() -> None:
+    fields = {field.name for field in dataclasses.fields(ModelConfig)}
+    assert fields == OPTIONS[0].keys() - {"initializer"}
+    for name in fields - {"hidden_size"}:
+        assert len({options[name] for options in OPTIONS}) > 1, name
+
+
+@pytest.mark.parametrize("name", group("model"))
+def test_every_model_of_the_config_trains_and_decodes(
+    data: TranslationDataModule, name: str
+) -> None:
+    config = composed(f"model={name}", "model.embedding_size=6", "model.hidden_size=6")
+    model = build(data, **plain(config.model))
+    initialize(model, rules_from_config(plain(config.initializer)), seed=0, pad_id=PAD_ID)
+    take_two_steps(model, list(data.train_dataloader()))
+    translations(model, data)
+
+
+# Standard deviation of a recurrent weight at `WIDTH` hidden units, and the sum of both biases of
+# the gate that remembers: exactly, or None where it is drawn.
+WIDTH = 48
+STATISTICS: dict[str, tuple[float, float | None]] = {
+    "normal": (0.01, 0.0),
+    "orthogonal": (1 / math.sqrt(WIDTH), 1.0),
+    "pytorch": (1 / math.sqrt(3 * WIDTH), None),
+    "uniform": (0.08 / math.sqrt(3), None),
+    "xavier": (1 / math.sqrt(WIDTH), 0.0),
+}
+
+
+def test_every_initializer_of_the_config_has_statistics_here() -> None:
+    assert STATISTICS.keys() == set(group("initializer"))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("name", STATISTICS)
+def test_every_initializer_gives_every_cell_its_statistics(
+    data: TranslationDataModule, presets: dict[str, dict[str, Any]], name: str, cell: str
+) -> None:
+    model = build(data, cell=cell, hidden_size=WIDTH)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    initialize(model, rules_from_config(presets[name]), seed=0, pad_id=PAD_ID)
+    deviation, keep = STATISTICS[name]
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    for embedding in (model.encoder.embedding, model.decoder.embedding):
+        assert not embedding.weight[PAD_ID].any()
+        assert embedding.weight[PAD_ID + 1 :].any(dim=1).all()
+    for layer in model.recurrent_layers().values():
+        rnn: nn.RNNBase = layer.rnn
+        gates = GATES[rnn.mode]
+        for block in gate_blocks(rnn.weight_hh_l0.detach(), gates).values():
+            assert float(block.std()) == pytest.approx(deviation, rel=0.08)
+            assert abs(float(block.mean())) < 4 * deviation / WIDTH
+            if name == "orthogonal":
+                torch.testing.assert_close(block @ block.T, torch.eye(WIDTH), atol=1e-5, rtol=0)
+        biases = gate_blocks((rnn.bias_ih_l0 + rnn.bias_hh_l0).detach(), gates)
+        for gate, bias in biases.items():
+            if keep is not None:
+                assert (bias == (keep if gate in KEEP_GATES else 0.0)).all()
+            else:
+                assert bias.any()
+
+
+@pytest.mark.parametrize("scheduler", group("scheduler"))
+@pytest.mark.parametrize("optimizer", group("optimizer"))
+def test_every_optimizer_goes_with_every_schedule(
+    data: TranslationDataModule, optimizer: str, scheduler: str
+) -> None:
+    config = composed(f"optimizer={optimizer}", f"scheduler={scheduler}")
+    model = build(data)
+    built = instantiate(config.optimizer)(model.parameters())
+    schedule = instantiate(config.scheduler)(built, steps_per_epoch=2)["scheduler"]
+
+    def after_step(loss: Tensor) -> None:
+        if scheduler == "plateau":
+            schedule.step(loss)
+        else:
+            schedule.step()
+
+    take_two_steps(model, list(data.train_dataloader()), built, after_step)
+    assert 0 < built.param_groups[0]["lr"] <= config.optimizer.lr
+    translations(model, data)
+
+
+@pytest.mark.parametrize("name", group("tokenizer"))
+@pytest.mark.parametrize("shared", [False, True])
+def test_every_tokenizer_trains_and_decodes_to_text(name: str, shared: bool) -> None:
+    settings = plain(
+        composed("data=copy", f"tokenizer={name}", f"tokenizer.shared={shared}").tokenizer
+    )
+    if shared and settings["source"] != settings["target"]:
+        with pytest.raises(ValueError, match="tokenizer.shared=true needs the same settings"):
+            make_data(**settings)
+        return
+    data = make_data(**settings)
+    assert (data.source_tokenizer is data.target_tokenizer) == shared
+    model = build(data)
+    take_two_steps(model, list(data.train_dataloader()))
+    assert all(isinstance(text, str) for text in translations(model, data))
+
+
+def test_every_kind_of_tokenizer_is_shipped_in_a_config() -> None:
+    kinds = {
+        plain(composed(f"tokenizer={name}").tokenizer)["source"]["kind"]
+        for name in group("tokenizer")
+    }
+    assert kinds == set(KINDS)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("attention", ["none", "general"])
+def test_every_search_decodes_from_every_kind_of_model(
+    data: TranslationDataModule, strategy: str, attention: str
+) -> None:
+    n_best = 1 if strategy == "greedy" else 3
+    model = build(data, attention=attention)
+    translations(model, data, strategy=strategy, beam_size=4, n_best=n_best)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_every_unit_of_batches_covers_the_corpus(unit: str) -> None:
+    data = make_data(unit, size=30 if unit == "target_tokens" else 5)
+    batches = list(data.train_dataloader())
+    assert sorted(torch.cat([batch.index for batch in batches]).tolist()) == list(range(24))
+    if unit == "target_tokens":
+        assert max(batch.decoder_input.numel() for batch in batches) <= 30
+    take_two_steps(build(data), batches)
