@@ -44,14 +44,14 @@ def group(name: str) -> list[str]:
 
 
 def model_options() -> Iterator[dict[str, Any]]:
-    """Half of the combinations of cell, directions, depths and attention; the rest changes along."""
+    """Half the combinations of cell, directions, depths and attention; the rest changes along."""
     ways = [
         {"attention": attention, "input_feeding": feeding, "query_state": query}
         for attention, feeding, query in product(ATTENTIONS, [False, True], QUERY_STATES)
         if (attention != "none" or not feeding) and (feeding or query == "current")
     ]
     rest = cycle(product(BRIDGES, [False, True], [False, True], group("initializer")))
-    combined = product(CELLS, [False, True], [(1, 1), (2, 2), (2, 1), (1, 2)], ways)
+    combined = product(CELLS, [False, True], [(1, 1), (2, 1), (2, 2), (1, 2)], ways)
     for cell, bidirectional, depths, way in islice(combined, 0, None, 2):
         bridge, tie, reverse, initializer = next(rest)
         if way["attention"] == "none" and bridge == "zero":
