@@ -220,7 +220,7 @@ def layer_flow(
         FloatingPointError: if a recorded gradient is not finite.
         RecomputationError: if the recurrence, recomputed, gives other hidden states.
     """
-    scan = _scan(layer, calls, scale)
+    scan = recorded_scan(layer, calls, scale)
     if not (scan.hidden_gradient.isfinite().all() and scan.cell_gradient.isfinite().all()):
         raise FloatingPointError("a gradient that reached a recurrent layer is not finite")
     linearization = linearize(layer, scan.inputs, scan.previous_hidden, scan.initial_cell)
@@ -253,11 +253,16 @@ def layer_flow(
 
 
 @dataclass(frozen=True)
-class _Scan:
+class RecordedScan:
     """A record in float64, time first and in the order of the scan; padding is zero.
 
     ``hidden_gradient`` and ``cell_gradient`` are what arrived at ``h_t`` and ``c_t``: of a fused
     call by everything but the layer's own next step, of stepwise calls by that as well.
+
+    Shape:
+        inputs: ``[time, rows, input]``; outputs, previous_hidden, and both gradients:
+        ``[time, rows, hidden]``; initial_cell: ``[rows, hidden]``, None without a cell state;
+        lengths: int64 ``[rows]``; real: bool ``[time, rows, 1]``.
     """
 
     inputs: Tensor
@@ -271,7 +276,17 @@ class _Scan:
     stepwise: bool
 
 
-def _scan(layer: RecurrentLayer, calls: Sequence[Call], scale: float) -> _Scan:
+def recorded_scan(layer: RecurrentLayer, calls: Sequence[Call], scale: float = 1.0) -> RecordedScan:
+    """A layer's record, one call or one a timestep, brought into the order of its scan.
+
+    Args:
+        layer: the layer.
+        calls: its record; gradients that never arrived count as zero.
+        scale: factor on the recorded gradients.
+
+    Raises:
+        ValueError: for a record that is neither one call nor one call a timestep.
+    """
     stepwise = len(calls) > 1
     steps = [call.inputs.size(1) for call in calls]
     if not calls or (stepwise and max(steps) > 1):
@@ -306,7 +321,7 @@ def _scan(layer: RecurrentLayer, calls: Sequence[Call], scale: float) -> _Scan:
     initial_cell = None
     if layer.cell == "lstm":
         initial_cell = zeros if first.cell is None else _exact(first.cell)
-    return _Scan(
+    return RecordedScan(
         inputs=in_scan_order([call.inputs for call in calls]),
         outputs=outputs,
         previous_hidden=torch.cat([initial_hidden.unsqueeze(0), outputs[:-1]]),
@@ -331,7 +346,7 @@ def _gradient(call: Call, name: str) -> Tensor:
 
 
 def _unit_vectors(
-    scan: _Scan, lengths: Tensor, seed: int, *, with_cell: bool
+    scan: RecordedScan, lengths: Tensor, seed: int, *, with_cell: bool
 ) -> tuple[Tensor, Tensor]:
     """A random unit vector in the state ``(h, c)`` of each example's last real timestep."""
     rows, size = scan.outputs.shape[1:]
