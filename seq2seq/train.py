@@ -337,7 +337,7 @@ def _hydra_main(config: DictConfig) -> float | None:
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into an exit
         last = Path(config.run_folder) / "checkpoints" / "last.ckpt"
         hint = f"; go on with ckpt_path={last}" if last.is_file() else ""
-        sys.exit(f"interrupted{hint}")
+        sys.exit(f"\ninterrupted{hint}")  # below the progress bar
     objective = figures.get("test/loss")
     return objective if isinstance(objective, float) else None
 
