@@ -106,6 +106,11 @@ class RuleConfig:
     spectral_radius: float | None = None
     connections: int | None = None
     longest: float | None = None
+    angle: float | None = None
+    step: float | None = None
+    damping: float | None = None
+    feedback: float | None = None
+    fused: str | None = None
 
 
 @dataclass
@@ -114,8 +119,10 @@ class InitializerConfig:
 
     scale: float | None = None
     gain: float | None = None
+    longest: float | None = None
     forget_bias: float | None = None
     rules: list[RuleConfig] = field(default_factory=list)
+    special: dict[str, RuleConfig] = field(default_factory=dict)
     embedding: RuleConfig = field(default_factory=RuleConfig)
     recurrent: RuleConfig = field(default_factory=RuleConfig)
     input: RuleConfig = field(default_factory=RuleConfig)

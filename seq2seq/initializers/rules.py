@@ -3,8 +3,8 @@
 The unit is the gate block: the first rule that matches a block sets it, and every parameter is
 written exactly once. Patterns are shell globs (`fnmatch`): ``*`` is any text, dots included, ``?``
 one character, ``[ih]`` one of these; they match the whole name as `model.named_parameters()` gives
-it, and a tied parameter answers to all its names. The schemes themselves are pure functions in
-`schemes.py`.
+it, and a tied parameter answers to all its names. The schemes themselves are pure functions,
+listed in `catalogue.py`.
 """
 
 import inspect
@@ -23,14 +23,16 @@ from seq2seq.initializers.blocks import (
     ParameterLayout,
     parameter_layouts,
 )
-from seq2seq.initializers.schemes import (
+from seq2seq.initializers.catalogue import (
     BIAS_SUM_SCHEMES,
     BLOCK_SCHEMES,
     GATE_BIAS_SCHEMES,
-    check_argument,
+    SCHEMES,
 )
+from seq2seq.initializers.schemes import check_argument
 
-SCHEMES = {**BLOCK_SCHEMES, **GATE_BIAS_SCHEMES}
+# Numbers that stand once in the config, for every rule whose scheme takes them.
+SHARED = ("scale", "gain", "longest")
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,13 @@ class Rule:
     Args:
         name: where the rule stands in the config below ``initializer``, for messages and report.
         pattern: shell glob over parameter names.
-        scheme: one of :data:`SCHEMES`.
+        scheme: one of `seq2seq.initializers.catalogue.SCHEMES`.
         arguments: keyword arguments of the scheme.
-        gates: only these gates' blocks, one letter a gate (LSTM ``ifgo``, GRU ``rzn``, RNN ``h``);
-            ``""`` for all, and for parameters without gates.
+        gates: only these gates' blocks, one letter a gate (LSTM ``ifgo``, GRU ``rzn``, RNN ``h``,
+            so that the gates also name the cell); ``""`` for all, and for parameters without gates.
+        fused: groups of gates, parted by spaces, whose blocks are rows of one matrix that is drawn
+            as a whole: ``ifgo rzn`` for all gates of a cell. Fans and orthogonality are then those
+            of that matrix. A group acts where the cell has all its gates.
         optional: whether the rule may match nothing.
 
     Raises:
@@ -55,6 +60,7 @@ class Rule:
     scheme: str
     arguments: Mapping[str, float] = field(default_factory=dict)
     gates: str = ""
+    fused: str = ""
     optional: bool = False
 
     def __post_init__(self) -> None:
@@ -66,6 +72,18 @@ class Rule:
         known = "".join(dict.fromkeys("".join(GATES.values())))
         if not set(self.gates) <= set(known):
             raise ValueError(f"{key}.gates={self.gates} must be letters of {known}")
+        for group in self.fused.split():
+            cells = [gates for gates in GATES.values() if set(group) <= set(gates)]
+            if not cells or len(set(group)) < max(2, len(group)):
+                raise ValueError(
+                    f"{key}.fused={self.fused} must be groups of gates of one cell, parted by "
+                    "spaces, such as 'ifgo rzn'"
+                )
+        if self.fused and self.scheme in GATE_BIAS_SCHEMES:
+            raise ValueError(
+                f"{key}.fused={self.fused} means nothing to the scheme {self.scheme}, which sets "
+                f"all gates of a layer: set {key}.fused to null"
+            )
         taken = scheme_arguments(self.scheme)
         for argument, value in self.arguments.items():
             if argument not in taken:
@@ -85,8 +103,16 @@ class Rule:
             return False
         return any(fnmatchcase(name, self.pattern) for name in layout.names)
 
+    def fused_gates(self, layout: ParameterLayout, block: Block) -> str:
+        """The gates drawn as one matrix with this block, in the order of the rows; "" if none."""
+        for group in self.fused.split():
+            if block.gate and block.gate in group and set(group) <= set(layout.gates):
+                return "".join(gate for gate in layout.gates if gate in group)
+        return ""
+
     def __str__(self) -> str:
-        arguments = ", ".join(f"{name}={value:g}" for name, value in self.arguments.items())
+        numbers = [f"{name}={value:g}" for name, value in self.arguments.items()]
+        arguments = ", ".join([*numbers, f"fused={self.fused}"] if self.fused else numbers)
         return f"{self.scheme}({arguments})" if arguments else self.scheme
 
 
@@ -119,27 +145,29 @@ def scheme_arguments(scheme: str) -> dict[str, bool]:
 def rules_from_config(config: Mapping[str, Any]) -> list[Rule]:
     """Rules in the order in which they are tried, from the ``initializer`` group as plain values.
 
-    First the user's own ``rules``, which must all match something; then ``forget_bias``; then the
-    named roles (``embedding``, ``recurrent``, ``input``, ...), which are optional, since a model
-    may have no attention or no bridge.
+    First the user's own ``rules``, which must all match something; then ``forget_bias``; then what
+    the initializer treats specially; then the named roles (``embedding``, ``recurrent``, ``input``,
+    ...). Both of these are optional, since a model may have no attention or no such gate.
 
     Args:
-        config: ``rules``: list of mappings with ``pattern``, ``scheme``, optional ``gates`` and the
-            scheme's arguments. ``forget_bias``: sum of both biases of the LSTM's forget gate or of
-            the GRU's update gate, None to leave it to the bias role. ``scale``, ``gain``: for every
-            rule whose scheme takes it and that has no value of its own. All other keys are roles,
+        config: ``rules``: list of mappings with ``pattern``, ``scheme``, optional ``gates`` and
+            ``fused``, and the scheme's arguments. ``forget_bias``: sum of both biases of the LSTM's
+            forget gate or of the GRU's update gate, None to leave it to the rules below.
+            ``special``: such mappings by name. ``scale``, ``gain``, ``longest``: for every rule
+            whose scheme takes it and that has no value of its own. All other keys are roles,
             mappings like those of ``rules``; one whose values are all None is left out.
 
     Raises:
         ValueError: for a value that has no meaning, with its key and what would be allowed.
     """
-    shared = {name: config[name] for name in ("scale", "gain") if config.get(name) is not None}
+    shared = {name: config[name] for name in SHARED if config.get(name) is not None}
     for name, value in shared.items():
         check_argument(name, value, shown_as=f"initializer.{name}")
-    roles = {
+    roles = {f"special.{name}": value for name, value in (config.get("special") or {}).items()}
+    roles |= {
         name: value
         for name, value in config.items()
-        if name not in ("scale", "gain", "forget_bias", "rules")
+        if name not in (*SHARED, "forget_bias", "rules", "special")
     }
     own = [
         _rule(f"rules[{index}]", entry, shared, optional=False)
@@ -222,10 +250,10 @@ def _rule(name: str, entry: Any, shared: Mapping[str, float], *, optional: bool)
         if key not in given:
             raise ValueError(f"initializer.{name} has no {key}: set initializer.{name}.{key}")
     pattern, scheme = given.pop("pattern"), given.pop("scheme")
-    gates = given.pop("gates", "")
+    gates, fused = given.pop("gates", ""), given.pop("fused", "")
     taken = scheme_arguments(scheme) if scheme in SCHEMES else {}
     defaults = {key: value for key, value in shared.items() if key in taken}
-    return Rule(name, pattern, scheme, {**defaults, **given}, gates, optional)
+    return Rule(name, pattern, scheme, {**defaults, **given}, gates, fused, optional)
 
 
 def _forget_bias(value: float | None, roles: Sequence[Rule]) -> Iterator[Rule]:
@@ -238,12 +266,14 @@ def _forget_bias(value: float | None, roles: Sequence[Rule]) -> Iterator[Rule]:
                 f"initializer.forget_bias={value} and initializer.{rule.name}.scheme={rule.scheme} "
                 "both set the gate that remembers: set initializer.forget_bias to null"
             )
-    yield Rule("forget_bias", "*bias_?h_l*", "constant", {"value": value}, KEEP_GATES, True)
+    pattern = "*bias_?h_l*"
+    yield Rule("forget_bias", pattern, "constant", {"value": value}, KEEP_GATES, optional=True)
 
 
 def _draw(assignment: Assignment, generator: Generator) -> Tensor:
     layout = assignment.layout
-    gate_biases: dict[str, dict[str, Tensor]] = {}
+    # Drawn once for several gates: by rule and the gates.
+    by_gate: dict[tuple[str, str], dict[str, Tensor]] = {}
     pieces = []
     for block, rule in zip(layout.blocks, assignment.rules, strict=True):
         second = layout.local_name.startswith("bias_hh") and layout.other_bias() is not None
@@ -253,11 +283,17 @@ def _draw(assignment: Assignment, generator: Generator) -> Tensor:
             elif rule.scheme in GATE_BIAS_SCHEMES:
                 if layout.other_bias() is None:
                     raise ValueError("it sets the biases of recurrent layers only")
-                if rule.name not in gate_biases:  # one draw for all gates of the layer
-                    gate_biases[rule.name] = GATE_BIAS_SCHEMES[rule.scheme](
+                key = (rule.name, layout.gates)
+                if key not in by_gate:
+                    by_gate[key] = GATE_BIAS_SCHEMES[rule.scheme](
                         layout.gates, block.fan_out, generator=generator, **rule.arguments
                     )
-                piece = gate_biases[rule.name][block.gate]
+                piece = by_gate[key][block.gate]
+            elif fused := rule.fused_gates(layout, block):
+                key = (rule.name, fused)
+                if key not in by_gate:
+                    by_gate[key] = _draw_fused(rule, block, fused, generator)
+                piece = by_gate[key][block.gate]
             else:
                 scheme = BLOCK_SCHEMES[rule.scheme]
                 piece = scheme(block, generator=generator, **rule.arguments)
@@ -268,6 +304,15 @@ def _draw(assignment: Assignment, generator: Generator) -> Tensor:
             ) from error
         pieces.append(piece)
     return torch.cat(pieces)
+
+
+def _draw_fused(rule: Rule, block: Block, gates: str, generator: Generator) -> dict[str, Tensor]:
+    rows, *columns = block.shape
+    whole = block._replace(
+        shape=(rows * len(gates), *columns), fan_out=block.fan_out * len(gates), gate=gates
+    )
+    drawn = BLOCK_SCHEMES[rule.scheme](whole, generator=generator, **rule.arguments)
+    return dict(zip(gates, drawn.chunk(len(gates)), strict=True))
 
 
 def _require_used(rules: Sequence[Rule], assignments: Sequence[Assignment]) -> None:
@@ -316,7 +361,11 @@ def _notes(rules: Sequence[Rule], assignments: Sequence[Assignment]) -> Iterator
                 f"initializer.forget_bias={rule.arguments['value']:g} sets nothing: no bias of "
                 "a forget gate (LSTM) or an update gate (GRU) is left to it"
             )
-    absent = [rule.name for rule in unused if rule.name != "forget_bias"]
+    absent = [
+        rule.name
+        for rule in unused
+        if rule.name != "forget_bias" and not rule.name.startswith("special.")
+    ]
     if absent:
         yield f"no parameters in this model for: {', '.join(absent)}"
 

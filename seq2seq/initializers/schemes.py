@@ -1,8 +1,10 @@
 """Initialization schemes: pure functions that draw one gate block.
 
 Each takes the block's description and a `torch.Generator` of the CPU, and returns a new float64
-tensor, so that a seed means the same weights on every device and in every precision. Which
-parameter gets which scheme, and writing it there, belongs to the rules.
+tensor, so that a seed means the same weights on every device and in every precision. These are the
+ones for any matrix; see `recurrent_schemes.py` for square ones, `gate_biases.py` for biases that
+depend on each other, `catalogue.py` for all by name. Which parameter gets which scheme, and writing
+it there, belongs to the rules.
 
 Notation: H hidden units, fan_in and fan_out of one gate block, U(a, b) uniform, N(m, s^2) normal.
 """
@@ -13,8 +15,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Generator, Tensor
 
-from seq2seq.diagnostics.spectrum import spectral_radius as radius_of
-from seq2seq.initializers.blocks import KEEP_GATES, Block
+from seq2seq.initializers.blocks import Block
 
 
 def zeros(block: Block, *, generator: Generator) -> Tensor:
@@ -72,7 +73,7 @@ def xavier_uniform(block: Block, *, generator: Generator, gain: float = 1.0) -> 
     networks", eq. 16. A square block has variance gain^2 / H and spectral radius near gain.
     """
     check_argument("gain", gain)
-    _require_matrix(block)
+    require_matrix(block)
     a = gain * math.sqrt(6.0 / (block.fan_in + block.fan_out))
     return uniform(block, generator=generator, scale=a)
 
@@ -80,7 +81,7 @@ def xavier_uniform(block: Block, *, generator: Generator, gain: float = 1.0) -> 
 def xavier_normal(block: Block, *, generator: Generator, gain: float = 1.0) -> Tensor:
     """N(0, s^2), s = gain * sqrt(2 / (fan_in + fan_out)); the normal form of `xavier_uniform`."""
     check_argument("gain", gain)
-    _require_matrix(block)
+    require_matrix(block)
     s = gain * math.sqrt(2.0 / (block.fan_in + block.fan_out))
     return normal(block, generator=generator, scale=s)
 
@@ -88,7 +89,7 @@ def xavier_normal(block: Block, *, generator: Generator, gain: float = 1.0) -> T
 def lecun_uniform(block: Block, *, generator: Generator, gain: float = 1.0) -> Tensor:
     """U(-a, a), a = gain * sqrt(3 / fan_in): the variance of `lecun_normal`."""
     check_argument("gain", gain)
-    _require_matrix(block)
+    require_matrix(block)
     return uniform(block, generator=generator, scale=gain * math.sqrt(3.0 / block.fan_in))
 
 
@@ -100,14 +101,14 @@ def lecun_normal(block: Block, *, generator: Generator, gain: float = 1.0) -> Te
     (Sompolinsky, Crisanti and Sommers 1988).
     """
     check_argument("gain", gain)
-    _require_matrix(block)
+    require_matrix(block)
     return normal(block, generator=generator, scale=gain / math.sqrt(block.fan_in))
 
 
 def he_uniform(block: Block, *, generator: Generator, gain: float = 1.0) -> Tensor:
     """U(-a, a), a = gain * sqrt(6 / fan_in): the variance of `he_normal`."""
     check_argument("gain", gain)
-    _require_matrix(block)
+    require_matrix(block)
     return uniform(block, generator=generator, scale=gain * math.sqrt(6.0 / block.fan_in))
 
 
@@ -118,7 +119,7 @@ def he_normal(block: Block, *, generator: Generator, gain: float = 1.0) -> Tenso
     it has spectral radius near sqrt(2) * gain.
     """
     check_argument("gain", gain)
-    _require_matrix(block)
+    require_matrix(block)
     return normal(block, generator=generator, scale=gain * math.sqrt(2.0 / block.fan_in))
 
 
@@ -129,10 +130,10 @@ def orthogonal(block: Block, *, generator: Generator, gain: float = 1.0) -> Tens
     over orthogonal matrices (Mezzadri 2007). Saxe, McClelland and Ganguli 2014, "Exact solutions to
     the nonlinear dynamics of learning in deep linear neural networks". A block that isn't square
     has orthonormal rows or columns, whichever are fewer. Taken over all gates at once it would be
-    only 1/2 of this in an LSTM, 1/sqrt(3) in a GRU.
+    only 1/2 of this in an LSTM, 1/sqrt(3) in a GRU: a rule's ``fused`` does so.
     """
     check_argument("gain", gain)
-    rows, columns = _require_matrix(block)
+    rows, columns = require_matrix(block)
     tall = (max(rows, columns), min(rows, columns))
     drawn = torch.randn(tall, generator=generator, dtype=torch.float64)
     q, r = torch.linalg.qr(drawn)
@@ -140,37 +141,19 @@ def orthogonal(block: Block, *, generator: Generator, gain: float = 1.0) -> Tens
     return torch.mul(q if rows >= columns else q.T, gain)
 
 
-def identity(block: Block, *, generator: Generator, gain: float = 1.0) -> Tensor:
-    """The identity times gain, for recurrent matrices of ReLU networks.
-
-    Le, Jaitly and Hinton 2015, "A simple way to initialize recurrent networks of rectified linear
-    units", section 3 (there with gain 1, biases zero, input weights N(0, 0.001^2)).
-    """
-    check_argument("gain", gain)
-    rows, _ = _require_square(block)
-    return gain * torch.eye(rows, dtype=torch.float64)
-
-
-def uniform_radius(block: Block, *, generator: Generator, spectral_radius: float) -> Tensor:
-    """U(-a, a), a = spectral_radius * sqrt(3 / fan_in): `uniform` with the width taken out.
-
-    By the circular law a square block has about this spectral radius; `echo_state` makes it exact.
-    """
-    check_argument("spectral_radius", spectral_radius)
-    _require_square(block)
-    return lecun_uniform(block, generator=generator, gain=spectral_radius)
-
-
 def sparse(
-    block: Block, *, generator: Generator, connections: int = 15, scale: float = 1.0
+    block: Block, *, generator: Generator, connections: int | None = None, scale: float = 1.0
 ) -> Tensor:
     """Each unit has ``connections`` inputs with weights N(0, scale^2), all others are zero.
 
-    Martens 2010, "Deep learning via Hessian-free optimization", section 5; Sutskever, Martens,
-    Dahl and Hinton 2013, section 3.1. `torch.nn.init.sparse_` counts per input instead of per unit.
+    None means 15, or all inputs where there are fewer. Martens 2010, "Deep learning via
+    Hessian-free optimization", section 5; Sutskever, Martens, Dahl and Hinton 2013, section 3.1.
+    `torch.nn.init.sparse_` counts per input instead of per unit.
     """
+    _, columns = require_matrix(block)
+    if connections is None:
+        connections = min(15, columns)
     check_argument("connections", connections)
-    _, columns = _require_matrix(block)
     if connections > columns:
         raise ValueError(f"connections={connections}, but its units have only {columns} inputs")
     weights = normal(block, generator=generator, scale=scale)
@@ -178,21 +161,19 @@ def sparse(
     return torch.where(order.argsort(dim=1) < connections, weights, 0.0)
 
 
-def echo_state(
-    block: Block, *, generator: Generator, spectral_radius: float = 1.1, connections: int = 15
-) -> Tensor:
-    """`sparse`, rescaled to exactly this spectral radius.
+def random_walk(block: Block, *, generator: Generator, gain: float = 1.0) -> Tensor:
+    """N(0, s^2), s = gain * sqrt(2) * exp(1.2 / (max(H, 6) - 2.4)) / H, H units in the block.
 
-    Jaeger 2001, "The echo state approach"; 1.1 and 15 from Sutskever, Martens, Dahl and Hinton
-    2013, "On the importance of initialization and momentum in deep learning", section 3.2.
+    The input matrix of the np-RNN (Talathi and Vartak 2015, "Improving performance of recurrent
+    neural network with ReLU nonlinearity"), with the constant that keeps the length of a ReLU
+    network's signal from Sussillo and Abbott 2014, "Random walk initialization for training very
+    deep feedforward networks".
     """
-    check_argument("spectral_radius", spectral_radius)
-    _require_square(block)
-    drawn = sparse(block, generator=generator, connections=connections)
-    radius = radius_of(drawn)
-    if radius == 0:
-        raise ValueError(f"connections={connections} drew a matrix without a cycle: use more")
-    return drawn * (spectral_radius / radius)
+    check_argument("gain", gain)
+    require_matrix(block)
+    units = block.fan_out
+    walk = math.sqrt(2.0) * math.exp(1.2 / (max(units, 6) - 2.4))
+    return normal(block, generator=generator, scale=gain * walk / units)
 
 
 def pytorch(block: Block, *, generator: Generator) -> Tensor:
@@ -212,65 +193,13 @@ def pytorch(block: Block, *, generator: Generator) -> Tensor:
             raise ValueError("PyTorch's default is known for recurrent, linear and embedding only")
 
 
-def chrono(gates: str, size: int, *, generator: Generator, longest: float) -> dict[str, Tensor]:
-    """Keep-gate biases ln(u), u ~ U(1, longest - 1), so that memories last 1 to ``longest`` steps.
+def nematus(block: Block, *, generator: Generator) -> Tensor:
+    """Orthogonal if square, else N(0, 0.01^2): `norm_weight` in Nematus' initializers.py."""
+    rows, columns = require_matrix(block)
+    if rows == columns:
+        return orthogonal(block, generator=generator)
+    return normal(block, generator=generator, scale=0.01)
 
-    LSTM: b_f = ln(u) and b_i = -b_f; GRU: b_z = ln(u) in PyTorch's sign; all others zero. Tallec
-    and Ollivier 2018, "Can recurrent neural networks warp time?", eq. 16.
-
-    Args:
-        gates: gate letters of the cell.
-        size: hidden units.
-        generator: source of the draws.
-        longest: longest dependency in timesteps, more than 2.
-    """
-    check_argument("longest", longest)
-    u = torch.rand(size, generator=generator, dtype=torch.float64)
-    return _keep_biases(gates, torch.log(1 + u * (longest - 2)))
-
-
-def uniform_gate(gates: str, size: int, *, generator: Generator) -> dict[str, Tensor]:
-    """Biases that make the keep gate u ~ U(1/H, 1 - 1/H) where its input is zero.
-
-    LSTM: b_f = -ln(1/u - 1) and b_i = -b_f; GRU: b_z alone; all others zero. Gu, Gulcehre, Paine,
-    Hoffman and Pascanu 2020, "Improving the gating mechanism of recurrent neural networks",
-    section 3.1.
-    """
-    u = torch.rand(size, generator=generator, dtype=torch.float64)
-    u = 1 / size + u * (1 - 2 / size)
-    return _keep_biases(gates, torch.logit(u))
-
-
-# Schemes for any block.
-BLOCK_SCHEMES: Mapping[str, Callable[..., Tensor]] = {
-    scheme.__name__: scheme
-    for scheme in (
-        zeros,
-        constant,
-        uniform,
-        normal,
-        truncated_normal,
-        xavier_uniform,
-        xavier_normal,
-        lecun_uniform,
-        lecun_normal,
-        he_uniform,
-        he_normal,
-        orthogonal,
-        identity,
-        uniform_radius,
-        sparse,
-        echo_state,
-        pytorch,
-    )
-}
-# Schemes for the bias of a whole recurrent layer, whose gates depend on each other: (gate letters,
-# hidden size) -> value of each gate.
-GATE_BIAS_SCHEMES: Mapping[str, Callable[..., dict[str, Tensor]]] = {
-    scheme.__name__: scheme for scheme in (chrono, uniform_gate)
-}
-# A recurrent layer adds two bias vectors. These schemes say what their sum is.
-BIAS_SUM_SCHEMES = frozenset({"constant", *GATE_BIAS_SCHEMES})
 
 _ARGUMENTS: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "scale": (lambda value: value >= 0, "a finite number, not negative"),
@@ -278,6 +207,10 @@ _ARGUMENTS: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "value": (lambda value: True, "a finite number"),
     "spectral_radius": (lambda value: value >= 0, "a finite number, not negative"),
     "connections": (lambda value: value >= 1 and value == int(value), "a whole number from 1 on"),
+    "angle": (lambda value: 0 <= value <= math.pi, "radians from 0 to pi"),
+    "step": (lambda value: value >= 0, "a finite number, not negative"),
+    "damping": (lambda value: value >= 0, "a finite number, not negative"),
+    "feedback": (lambda value: True, "a finite number"),
     "longest": (lambda value: value > 2, "a finite number of timesteps, more than 2"),
 }
 
@@ -299,21 +232,8 @@ def check_argument(name: str, value: float, shown_as: str | None = None) -> None
         raise ValueError(f"{shown_as or name}={value} must be {description}")
 
 
-def _keep_biases(gates: str, bias: Tensor) -> dict[str, Tensor]:
-    if not set(gates) & set(KEEP_GATES):
-        raise ValueError("it needs an LSTM or a GRU, this layer has no gates")
-    values = {"f": bias, "z": bias, "i": -bias}
-    return {gate: values.get(gate, torch.zeros_like(bias)) for gate in gates}
-
-
-def _require_matrix(block: Block) -> tuple[int, int]:
+def require_matrix(block: Block) -> tuple[int, int]:
+    """Rows and columns, or a ValueError for a bias."""
     if len(block.shape) != 2:
         raise ValueError(f"it needs a matrix, but the shape is {tuple(block.shape)}")
     return block.shape[0], block.shape[1]
-
-
-def _require_square(block: Block) -> tuple[int, int]:
-    rows, columns = _require_matrix(block)
-    if rows != columns:
-        raise ValueError(f"it needs a square matrix, but the shape is {rows} x {columns}")
-    return rows, columns

@@ -1,3 +1,4 @@
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -247,6 +248,85 @@ def test_a_role_that_is_left_empty_is_left_out(preset: Preset) -> None:
         rules_from_config(config)
 
 
+@pytest.mark.parametrize(("cell", "gates"), [("lstm", 4), ("gru", 3)])
+def test_fused_gates_are_orthogonal_together_and_not_alone(
+    toy: Toy, preset: Preset, cell: str, gates: int
+) -> None:
+    model = toy(cell, hidden=32)
+    run(model, preset("orthogonal", "recurrent.fused=ifgo rzn", "recurrent.gain=1.5"))
+    weight = model.decoder.layers[0]["rnn"].weight_hh_l0.detach()
+    assert torch.allclose(weight.T @ weight, 1.5**2 * torch.eye(32), atol=1e-5)
+    for block in weight.chunk(gates):
+        # A block's mean squared singular value is its share of the whole.
+        assert torch.linalg.svdvals(block).square().mean() == pytest.approx(
+            1.5**2 / gates, rel=0.15
+        )
+        assert torch.linalg.svdvals(block).std() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("fused", "fan_outs"), [(None, (1, 1, 1)), ("rzn", (3, 3, 3)), ("rz", (2, 2, 1))]
+)
+def test_fused_gates_share_the_fan_out(
+    toy: Toy, preset: Preset, fused: str | None, fan_outs: tuple[int, ...]
+) -> None:
+    model = toy("gru", hidden=64, embedding=48)
+    config = preset("xavier")
+    config["input"]["fused"] = fused
+    run(model, config)
+    blocks = model.decoder.layers[0]["rnn"].weight_ih_l0.detach().chunk(3)
+    for block, fan_out in zip(blocks, fan_outs, strict=True):
+        assert block.abs().max() == pytest.approx(math.sqrt(6 / (48 + 64 * fan_out)), rel=0.005)
+
+
+def test_a_gate_taken_out_of_a_fused_group_leaves_the_others_as_they_were(
+    toy: Toy, preset: Preset
+) -> None:
+    whole, without = toy("lstm"), toy("lstm")
+    config = preset("orthogonal", "recurrent.fused=ifgo")
+    run(whole, config)
+    forget = {"pattern": "*weight_hh*", "gates": "f", "scheme": "zeros"}
+    run(without, config | {"rules": [forget]})
+    # The first tensor, since the draws of a seed go on from there.
+    pairs = zip(
+        whole.encoder.layers[0].forward_layer["rnn"].weight_hh_l0.chunk(4),
+        without.encoder.layers[0].forward_layer["rnn"].weight_hh_l0.chunk(4),
+        strict=True,
+    )
+    assert [torch.equal(one, other) for one, other in pairs] == [True, False, True, True]
+
+
+def test_fused_means_nothing_without_gates(toy: Toy, preset: Preset) -> None:
+    plain, fused = toy("rnn"), toy("rnn")
+    run(plain, preset("orthogonal"))
+    run(fused, preset("orthogonal", "recurrent.fused=ifgo rzn", "output.fused=ifgo"))
+    for one, other in zip(plain.parameters(), fused.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_is_special_comes_before_the_roles_and_after_the_forget_bias(
+    toy: Toy, preset: Preset
+) -> None:
+    config = preset("orthogonal", "forget_bias=null")
+    config["special"] = {
+        "gate": {"pattern": "*bias_?h_l*", "gates": "fr", "scheme": "constant", "value": 0.5}
+    }
+
+    def sums(config: dict[str, Any], cell: str) -> list[float]:
+        model = toy(cell)
+        done = run(model, config)
+        assert not [note for note in done.notes if "special" in note]
+        rnn = model.decoder.layers[0]["rnn"]
+        gates = {"lstm": 4, "gru": 3, "rnn": 1}[cell]
+        total = (rnn.bias_ih_l0 + rnn.bias_hh_l0).detach()
+        return [float(b.mean()) for b in total.chunk(gates)]
+
+    assert sums(config, "lstm") == [0, 0.5, 0, 0]
+    assert sums(config, "gru") == [0.5, 0, 0]
+    assert sums(config, "rnn") == [0]
+    assert sums(config | {"forget_bias": 2.0}, "lstm") == [0, 2, 0, 0]
+
+
 def test_half_of_a_bias_sum_is_refused(toy: Toy, preset: Preset) -> None:
     config = preset("uniform")
     config["rules"] = [{"pattern": "*bias_ih*", "scheme": "constant", "value": 1.0}]
@@ -271,7 +351,8 @@ def test_half_of_a_bias_sum_is_refused(toy: Toy, preset: Preset) -> None:
         (
             "orthogonal",
             ["recurrent.scheme=orthogonl"],
-            "initializer.recurrent.scheme=orthogonl is unknown; choose one of chrono, constant",
+            "initializer.recurrent.scheme=orthogonl is unknown; choose one of antisymmetric, "
+            "chrono, constant",
         ),
         (
             "orthogonal",
@@ -289,6 +370,28 @@ def test_half_of_a_bias_sum_is_refused(toy: Toy, preset: Preset) -> None:
             "pytorch",
             ["bias.scheme=chrono", "bias.longest=2"],
             "initializer.bias.longest=2 must be a finite number of timesteps, more than 2",
+        ),
+        ("pytorch", ["longest=20"], "initializer.longest=20 is used by nothing"),
+        (
+            "pytorch",
+            ["recurrent.fused=fo rz fr"],
+            "initializer.recurrent.fused=fo rz fr must be groups of gates of one cell",
+        ),
+        ("pytorch", ["recurrent.fused=h"], "initializer.recurrent.fused=h must be groups of gates"),
+        (
+            "pytorch",
+            ["bias.scheme=uniform_gate", "bias.fused=ifgo"],
+            "initializer.bias.fused=ifgo means nothing to the scheme uniform_gate",
+        ),
+        (
+            "orthogonal",
+            ["recurrent.scheme=rotations", "recurrent.angle=4"],
+            "initializer.recurrent.angle=4 must be radians from 0 to pi",
+        ),
+        (
+            "pytorch",
+            ["special.forget.pattern='*bias*'"],
+            "initializer.special.forget has no scheme",
         ),
         ("pytorch", ["recurrent.pattern=null"], "initializer.recurrent has no pattern"),
     ],

@@ -5,7 +5,8 @@ import torch
 from torch import Generator, Tensor
 
 from seq2seq.initializers.blocks import Block
-from seq2seq.initializers.schemes import BLOCK_SCHEMES, chrono, uniform_gate
+from seq2seq.initializers.catalogue import BLOCK_SCHEMES
+from seq2seq.initializers.gate_biases import chrono, recommended_bias, uniform_gate
 
 SQUARE = Block((256, 256), 256, 256)
 WIDE = Block((200, 300), 300, 200)
@@ -89,6 +90,9 @@ def test_orthogonal_is_uniform_over_rotations_and_reflections() -> None:
         ("identity", {"gain": 0.9}, 0.9, 1e-12),
         ("uniform_radius", {"spectral_radius": 0.9}, 0.9, 0.07),
         ("echo_state", {"spectral_radius": 1.1}, 1.1, 1e-9),
+        ("positive_definite", {"gain": 0.9}, 0.9, 1e-9),
+        ("rotations", {"gain": 1.1}, 1.1, 1e-9),
+        ("nonnormal_chain", {}, 0.0, 1e-9),
     ],
 )
 def test_spectral_radius_of_a_square_block(
@@ -115,11 +119,15 @@ def test_constant_and_zeros_need_no_draw() -> None:
     assert (draw("constant", Block((7,), 3, 7), value=1.5) == 1.5).all()
 
 
-@pytest.mark.parametrize("name", sorted(set(BLOCK_SCHEMES) - {"zeros", "constant", "identity"}))
+UNDRAWN = {"zeros", "constant", "identity", "nonnormal_chain"}
+
+
+@pytest.mark.parametrize("name", sorted(set(BLOCK_SCHEMES) - UNDRAWN))
 def test_the_generator_alone_decides_the_draw(name: str) -> None:
     required = {
         "scale": 0.1 if name in ("uniform", "normal", "truncated_normal") else None,
         "spectral_radius": 1.0 if name == "uniform_radius" else None,
+        "longest": 10.0 if name == "recommended_recurrent" else None,
     }
     arguments = {key: value for key, value in required.items() if value is not None}
     block = Block((32, 32), 32, 32, "recurrent")
@@ -176,7 +184,137 @@ def test_a_scale_that_is_no_width_is_refused(value: float) -> None:
 
 def test_more_connections_than_inputs_are_refused() -> None:
     with pytest.raises(ValueError, match="connections=15, but its units have only 4 inputs"):
-        draw("sparse", Block((8, 4), 4, 8))
+        draw("sparse", Block((8, 4), 4, 8), connections=15)
+
+
+def test_small_layers_are_sparse_with_all_the_inputs_they_have() -> None:
+    assert ((draw("sparse", Block((8, 4), 4, 8)) != 0).sum(dim=1) == 4).all()
+    assert ((draw("sparse", WIDE) != 0).sum(dim=1) == 15).all()
+    assert radius(draw("echo_state", Block((6, 6), 6, 6))) == pytest.approx(1.1)
+
+
+def test_the_positive_definite_matrix_keeps_one_direction_and_shrinks_the_others() -> None:
+    drawn = draw("positive_definite", SQUARE)
+    torch.testing.assert_close(drawn, drawn.T)
+    values = torch.linalg.eigvalsh(drawn)
+    # A = R^T R / H has its eigenvalues in 0 .. 4 with mean 1 (Marchenko and Pastur).
+    assert values[-1] == pytest.approx(1.0)
+    assert values[0] == pytest.approx(1 / 5, abs=0.01)
+    assert values.mean() == pytest.approx(2 / 5, abs=0.02)
+
+
+def test_the_random_walk_scales_by_the_units_and_not_by_the_inputs() -> None:
+    expected = math.sqrt(2) * math.exp(1.2 / (200 - 2.4)) / 200
+    assert draw("random_walk", WIDE).std() == pytest.approx(expected, rel=0.02)
+    narrow = Block((3, 4000), 4000, 3)  # the formula stops at 6 units
+    expected = math.sqrt(2) * math.exp(1.2 / 3.6) / 3
+    assert draw("random_walk", narrow).std() == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize("size", [64, 65])
+def test_rotations_are_the_exponential_of_a_skew_matrix(size: int) -> None:
+    drawn = draw("rotations", Block((size, size), size, size))
+    skew = torch.zeros_like(drawn)
+    for one in range(0, size - 1, 2):
+        skew[one, one + 1] = torch.atan2(drawn[one, one + 1], drawn[one, one])
+        skew[one + 1, one] = -skew[one, one + 1]
+    torch.testing.assert_close(torch.linalg.matrix_exp(skew), drawn)
+    torch.testing.assert_close(drawn @ drawn.T, torch.eye(size, dtype=torch.float64))
+    assert (drawn == draw("rotations", Block((size, size), size, size), angle=math.pi)).all()
+
+
+@pytest.mark.parametrize("angle", [math.pi, math.pi / 2, 0.1])
+def test_rotations_turn_by_every_angle_up_to_the_largest(angle: float) -> None:
+    turned = torch.linalg.eigvals(draw("rotations", SQUARE, angle=angle)).angle().abs()
+    assert turned.max() <= angle + 1e-9
+    assert turned.max() > 0.95 * angle
+    assert turned.mean() == pytest.approx(angle / 2, rel=0.15)
+
+
+def test_the_cayley_transform_of_its_skew_matrix_is_the_rotation() -> None:
+    drawn = draw("rotations", Block((2, 2), 2, 2), angle=math.pi / 2)
+    cosine = float(drawn[0, 0])
+    s = math.copysign(math.sqrt((1 - cosine) / (1 + cosine)), float(drawn[0, 1]))
+    skew = torch.tensor([[0.0, s], [-s, 0.0]], dtype=torch.float64)
+    identity = torch.eye(2, dtype=torch.float64)
+    torch.testing.assert_close(torch.linalg.inv(identity - skew) @ (identity + skew), drawn)
+
+
+def test_antisymmetric_is_one_euler_step_that_neither_grows_nor_decays_much() -> None:
+    drawn = draw("antisymmetric", SQUARE, step=0.1, damping=0.01)
+    kept = 0.999 * torch.eye(256, dtype=torch.float64)
+    torch.testing.assert_close(drawn - kept, -(drawn - kept).T)
+    # M - M^T has imaginary eigenvalues up to 2 sqrt(2).
+    values = torch.linalg.svdvals(drawn)
+    assert values.min() >= 0.999 - 1e-9
+    assert values.max() == pytest.approx(math.hypot(0.999, 0.2 * math.sqrt(2)), rel=0.005)
+    assert torch.equal(draw("antisymmetric", SQUARE, step=0.0), torch.eye(256, dtype=torch.float64))
+
+
+def test_the_chain_moves_a_signal_along_and_out_at_its_end() -> None:
+    chain = draw("nonnormal_chain", Block((5, 5), 5, 5), gain=2.0)
+    signal = torch.tensor([1.0, 0, 0, 0, 0], dtype=torch.float64)
+    for place in range(1, 5):
+        signal = chain @ signal
+        assert signal.tolist() == [2.0**place if unit == place else 0.0 for unit in range(5)]
+    assert not (chain @ signal).any()
+
+
+def test_feedback_gives_the_chain_the_spectrum_of_its_tridiagonal_matrix() -> None:
+    drawn = draw("nonnormal_chain", Block((8, 8), 8, 8), gain=0.99, feedback=0.04)
+    expected = [2 * math.sqrt(0.99 * 0.04) * math.cos(k * math.pi / 9) for k in range(1, 9)]
+    found = sorted(torch.linalg.eigvals(drawn).real.tolist(), reverse=True)
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_mean_field_is_nearly_nothing_in_a_gate_and_critical_in_a_plain_network() -> None:
+    gate, plain = SQUARE._replace(gate="f"), SQUARE._replace(gate="h")
+    assert draw("mean_field", gate).var() == pytest.approx(1e-5, rel=0.03)
+    values = torch.linalg.svdvals(draw("mean_field", plain))
+    assert torch.allclose(values, torch.ones_like(values))
+
+
+@pytest.mark.parametrize(
+    ("gate", "longest", "gain"),
+    [
+        ("h", 10, 1.1),
+        ("h", 100, 1.1),
+        ("z", 10, 1.0),
+        ("z", 100, 1.0),
+        ("i", 20, 1.0),
+        ("f", 21, 0.3),
+    ],
+)
+def test_the_recommended_gain_depends_on_cell_and_length(
+    gate: str, longest: float, gain: float
+) -> None:
+    block = Block((16, 16), 16, 16, "recurrent", gate)
+    values = torch.linalg.svdvals(draw("recommended_recurrent", block, longest=longest))
+    assert torch.allclose(values, torch.full_like(values, gain))
+    given = draw("recommended_recurrent", block, longest=longest, gain=0.7)
+    assert torch.allclose(torch.linalg.svdvals(given), torch.full_like(values, 0.7))
+
+
+def test_the_recommended_bias_is_one_number_when_short_and_spread_when_long() -> None:
+    def biases(gates: str, longest: float) -> dict[str, Tensor]:
+        return recommended_bias(gates, 50, generator=Generator().manual_seed(0), longest=longest)
+
+    for gates in ("ifgo", "rzn", "h"):
+        short = biases(gates, 20)
+        assert list(short) == list(gates)
+        for gate, bias in short.items():
+            assert (bias == (1.0 if gate in "fz" else 0.0)).all()
+    long = biases("ifgo", 60)
+    expected = chrono("ifgo", 50, generator=Generator().manual_seed(0), longest=60)
+    assert all(torch.equal(long[gate], expected[gate]) for gate in "ifgo")
+    assert biases("rzn", 60)["z"].unique().numel() == 50
+    assert not biases("h", 60)["h"].any()
+
+
+def test_nematus_draws_square_matrices_orthogonal_and_others_small() -> None:
+    values = torch.linalg.svdvals(draw("nematus", SQUARE))
+    assert torch.allclose(values, torch.ones_like(values))
+    assert draw("nematus", WIDE).std() == pytest.approx(0.01, rel=0.02)
 
 
 def test_chrono_needs_gates() -> None:
