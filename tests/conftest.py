@@ -69,13 +69,16 @@ Compose = Callable[..., DictConfig]
 def compose(tmp_path: Path) -> Compose:
     """Config of a tiny run in a folder of this test, from overrides.
 
-    `tiny_task=False` leaves the data to the overrides.
+    `tiny_task=False` leaves the data to the overrides. The gradient flow, whose pictures take
+    half the time of a tiny run, is there if an override speaks of it.
     """
     from seq2seq.config import config_folder, register
 
     def composed(*overrides: str, folder: str = "run", tiny_task: bool = True) -> DictConfig:
         register()
         tiny = [f"run_folder={tmp_path / folder}", *TINY_RUN, *(TINY_TASK if tiny_task else ())]
+        if not any("gradient_flow" in override for override in overrides):
+            tiny.append("callbacks.gradient_flow=null")
         with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
             return hydra.compose("train", [*tiny, *overrides])
 

@@ -100,7 +100,11 @@ def test_a_loaded_network_translates_as_the_trained_one(
     datamodule = build_datamodule(config)
     module = build_module(config, datamodule)
     trainer = lightning.Trainer(
-        accelerator="cpu", max_steps=3, logger=False, enable_progress_bar=False
+        accelerator="cpu",
+        max_steps=3,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
     )
     trainer.fit(module, datamodule)
     trainer.save_checkpoint(tmp_path / "some.ckpt")
