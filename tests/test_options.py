@@ -15,7 +15,7 @@ from typing import Any
 import hydra
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from seq2seq.config import ModelConfig, config_folder, plain, register
@@ -123,10 +123,11 @@ def data() -> TranslationDataModule:
 @pytest.fixture(scope="module")
 def presets() -> dict[str, dict[str, Any]]:
     """Every initializer of the config as plain values."""
-    return {
-        name: plain(OmegaConf.load(CONF / "initializer" / f"{name}.yaml"))
-        for name in group("initializer")
-    }
+    with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
+        return {
+            name: plain(hydra.compose(f"initializer/{name}").initializer)
+            for name in group("initializer")
+        }
 
 
 @cache
