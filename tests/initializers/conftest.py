@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 PRESETS = Path(__file__).parents[2] / "conf" / "initializer"
@@ -55,10 +55,14 @@ def toy() -> Callable[..., nn.Module]:
 def preset() -> Callable[..., dict[str, Any]]:
     """A shipped preset as plain values, with overrides as typed on the command line."""
 
+    def composed(name: str) -> Any:
+        config = OmegaConf.load(PRESETS / f"{name}.yaml")
+        assert isinstance(config, DictConfig)
+        bases = [base for base in config.pop("defaults", []) if base != "_self_"]
+        return OmegaConf.merge(*map(composed, bases), config)
+
     def load(name: str, *overrides: str) -> dict[str, Any]:
-        config = OmegaConf.merge(
-            OmegaConf.load(PRESETS / f"{name}.yaml"), OmegaConf.from_dotlist(list(overrides))
-        )
+        config = OmegaConf.merge(composed(name), OmegaConf.from_dotlist(list(overrides)))
         container = OmegaConf.to_container(config)
         assert isinstance(container, dict)
         return {str(key): value for key, value in container.items()}
