@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch.utilities.types import LRSchedulerTypeUnion, OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -43,7 +43,7 @@ class TranslationModule(lightning.LightningModule):
     """Train an encoder-decoder by teacher forcing, and judge it on its own output.
 
     The loss of a batch is the cross-entropy summed over its target tokens, divided once by their
-    number. Validation and test log teacher-forced figures (``loss``, ``perplexity``,
+    number; with gradient accumulation, a step follows the mean of its batches' losses. Validation and test log teacher-forced figures (``loss``, ``perplexity``,
     ``token_accuracy``) and free-running ones (``bleu``, ``chrf``, ``exact_match``,
     ``edit_rate``), each below ``val/``, ``test/`` or ``test_longer/``.
 
@@ -140,8 +140,22 @@ class TranslationModule(lightning.LightningModule):
         self._score("val", "validation", batch, self.validation_translator)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures of the whole split."""
-        self._finish()
+        """Log the figures of the whole split, and let a plateau schedule look at them."""
+        figures = self._finish()
+        if self.trainer.sanity_checking:
+            return
+        for schedule in self.trainer.lr_scheduler_configs:
+            if schedule.reduce_on_plateau:
+                schedule.scheduler.step(figures[str(schedule.monitor)])  # type: ignore[arg-type]
+
+    def lr_scheduler_step(self, scheduler: LRSchedulerTypeUnion, metric: Any | None) -> None:
+        """Step every schedule but those on plateau.
+
+        Lightning leaves them out in the first epoch of a resumed run, and steps them after the
+        epoch's checkpoints are written: here they look at each validation as it ends.
+        """
+        if metric is None:
+            scheduler.step()  # type: ignore[call-arg]
 
     def on_test_epoch_start(self) -> None:
         """Begin new figures for each test split."""
@@ -198,8 +212,11 @@ class TranslationModule(lightning.LightningModule):
     def _score(self, name: str, split: str, batch: Batch, translator: Translator) -> None:
         self._scores[name].add(batch, self._datamodule().pairs(split), translator)
 
-    def _finish(self) -> None:
+    def _finish(self) -> dict[str, float]:
+        figures: dict[str, float] = {}
         for name, scores in self._scores.items():
             self.translated[name] = scores.translated()
-            self.log_dict({f"{name}/{tag}": value for tag, value in scores.figures().items()})
+            figures |= {f"{name}/{tag}": value for tag, value in scores.figures().items()}
+        self.log_dict(figures)
         self._scores = {}
+        return figures

@@ -34,10 +34,10 @@ def plateau(
     Args:
         optimizer: whose learning rate is scheduled.
         steps_per_epoch: optimizer steps in an epoch; not used by this schedule.
-        monitor: logged figure, looked at once an epoch, after validation.
+        monitor: logged figure, looked at after each validation.
         mode: "min" if smaller is better, "max" if larger (`val/bleu`).
         factor: between 0 and 1.
-        patience: epochs without improvement that are borne; the next one reduces.
+        patience: validations without improvement that are borne; the next one reduces.
         threshold: smallest relative change that counts as an improvement.
         minimum_lr: the learning rate never falls below.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from seq2seq.config import config_folder, plain, register
 from seq2seq.figures import Figures, table, write_figures
@@ -57,6 +57,7 @@ def train(config: DictConfig) -> Figures:
     folder = Path(config.run_folder)
     folder.mkdir(parents=True, exist_ok=True)
     check_sizes(config)
+    check_training(config)
 
     datamodule = build_datamodule(config)
     module = build_module(config, datamodule)
@@ -111,6 +112,35 @@ def check_sizes(config: DictConfig) -> None:
             source_vocabulary_size=8, target_vocabulary_size=8, pad_id=PAD_ID, **plain(config.model)
         )
     assign(model, rules_from_config(plain(config.initializer)))
+
+
+def check_training(config: DictConfig) -> None:
+    """Refuse values of the training loop that would fail late, or silently do something else.
+
+    Raises:
+        ValueError: naming the key, its value and the rule.
+    """
+    from seq2seq.scoring import FIGURES
+
+    if config.trainer.devices != 1:
+        raise ValueError(
+            f"trainer.devices={config.trainer.devices} must be 1: batches are made for one device, "
+            "and each of several would train on the same pairs"
+        )
+    clip = config.trainer.gradient_clip_val
+    if clip is not None and not clip > 0:
+        raise ValueError(
+            f"trainer.gradient_clip_val={clip} must be above 0; set it to null for no clipping"
+        )
+    logged = [f"val/{figure}" for figure in FIGURES]
+    for key in (
+        "scheduler.monitor",
+        "callbacks.best_checkpoint.monitor",
+        "callbacks.early_stopping.monitor",
+    ):
+        monitor = OmegaConf.select(config, key)
+        if monitor is not None and monitor not in logged:
+            raise ValueError(f"{key}={monitor} is not logged: choose one of {', '.join(logged)}")
 
 
 def build_datamodule(config: DictConfig) -> "TranslationDataModule":
@@ -199,6 +229,7 @@ def build_callbacks(config: DictConfig, folder: Path) -> list["lightning.Callbac
     )
 
     from seq2seq.callbacks.divergence import StopOnDivergence
+    from seq2seq.callbacks.last_checkpoint import LastCheckpoint
     from seq2seq.callbacks.progress import ProgressBar
     from seq2seq.callbacks.random_state import RandomState
 
@@ -232,13 +263,7 @@ def build_callbacks(config: DictConfig, folder: Path) -> list["lightning.Callbac
         )
     if chosen.last_checkpoint is not None:
         callbacks.append(
-            ModelCheckpoint(
-                dirpath=folder / "checkpoints",
-                filename="last",
-                save_top_k=1,
-                enable_version_counter=False,
-                **plain(chosen.last_checkpoint),
-            )
+            LastCheckpoint(folder=folder / "checkpoints", **plain(chosen.last_checkpoint))
         )
     return callbacks
 
@@ -297,8 +322,8 @@ def _log_hyperparameters(
         elif isinstance(node, (bool, int, float, str)):
             flat[prefix] = node
 
-    groups = ("model", "initializer", "optimizer", "scheduler", "data", "batch", "seed")
-    flatten("", {group: plain(config)[group] for group in groups})
+    groups = ("model", "initializer", "optimizer", "scheduler", "data", "batch")
+    flatten("", {"seed": config.seed, **{group: plain(config[group]) for group in groups}})
     metrics = {
         f"hp/{name.removeprefix('test/')}": value
         for name, value in figures.items()
@@ -326,17 +351,21 @@ register()
 
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="train")
 def _hydra_main(config: DictConfig) -> float | None:
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     from seq2seq.module import Diverged
 
     try:
         figures = train(config)
-    except (ValueError, FileNotFoundError, Diverged) as error:
+    except (ValueError, FileNotFoundError, MisconfigurationException, Diverged) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         sys.exit(f"error: {error}")
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into an exit
         last = Path(config.run_folder) / "checkpoints" / "last.ckpt"
-        hint = f"; go on with ckpt_path={last}" if last.is_file() else ""
+        # In the same folder, so that the best checkpoint so far stays the one to beat.
+        hint = f"; go on with ckpt_path={last} hydra.run.dir={config.run_folder}"
+        hint = hint if last.is_file() else ""
         sys.exit(f"\ninterrupted{hint}")  # below the progress bar
     objective = figures.get("test/loss")
     return objective if isinstance(objective, float) else None

@@ -15,15 +15,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from seq2seq.checkpoint import load_trained
 from seq2seq.module import Diverged, TranslationModule
+from seq2seq.scoring import FIGURES
 from seq2seq.train import build_datamodule, build_module, initialize_weights, train
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 GENERATED_DATA = ("phrasebook", "copy", "reverse", "sort", "addition")
-FIGURES = {
-    *("loss", "perplexity", "token_accuracy"),
-    *("bleu", "chrf", "exact_match", "edit_rate"),
-}
-
 Compose = Callable[..., DictConfig]
 
 
@@ -361,6 +357,20 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(
         ("batch.size=0", "batch.size=0 must be at least 1"),
         ("batch.unit=words", "batch.unit='words' is unknown"),
         # training
+        ("trainer.devices=2", "trainer.devices=2 must be 1"),
+        ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1.0 must be above 0"),
+        ("trainer.accelerator=abacus", "accelerator='abacus'"),
+        ("trainer.max_epochs=-2", "`max_epochs` must be a non-negative integer or -1"),
+        ("scheduler=plateau scheduler.monitor=val/mood", "scheduler.monitor=val/mood is not"),
+        ("callbacks.best_checkpoint.monitor=bleu", "callbacks.best_checkpoint.monitor=bleu"),
+        (
+            "callbacks=early_stopping callbacks.early_stopping.monitor=x",
+            "callbacks.early_stopping.monitor=x is not logged: choose one of val/loss",
+        ),
+        (
+            "callbacks.last_checkpoint.every_n_train_steps=0",
+            "callbacks.last_checkpoint.every_n_train_steps=0 must be at least 1",
+        ),
         ("optimizer.lr=-1", "Invalid learning rate: -1.0"),
         ("label_smoothing=2", "label_smoothing=2.0"),
         ("bleu_tokenizer=moses", "bleu_tokenizer='moses'"),
