@@ -38,7 +38,9 @@ LISTED_TARGETS = frozenset(
 
 # Names of this package that a config has no reason to call: entries start whole runs, and
 # allow_target would let a config allow itself anything.
-REFUSED_MODULES = frozenset({"config", "evaluate", "instantiate", "report", "train", "translate"})
+REFUSED_MODULES = frozenset(
+    {"config", "evaluate", "inspection", "instantiate", "report", "train", "translate"}
+)
 
 ALLOW_VARIABLE = "SEQ2SEQ_ALLOW_TARGETS"
 
