@@ -1,19 +1,19 @@
-"""The one change of an initializer that lets its recurrent layers carry, tried before it is given.
+"""The change of an initializer that lets its recurrent layers carry, tried before it is given.
 
-A change is a few keys of the config group ``initializer``. How a network is rebuilt with a change
-and measured again is the caller's; the thresholds are those of `verdict`.
+A change is one key, or a few that go together, of the config group ``initializer``. How a network
+is rebuilt with a change and measured again is the caller's; the thresholds are those of `verdict`.
 """
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from seq2seq.diagnostics.layer_report import LayerReport
-from seq2seq.diagnostics.verdict import Verdict, judge
+from seq2seq.diagnostics.verdict import LEAST_DRIVE, Verdict, judge
 from seq2seq.initializers.blocks import KEEP_GATES
 from seq2seq.initializers.catalogue import GATE_BIAS_SCHEMES, SCHEMES
 from seq2seq.initializers.rules import Rule, assign, rules_from_config, scheme_arguments
@@ -29,6 +29,7 @@ _TRIALS = 12
 _RADII = (0.05, 2.0)
 # From here on the input alone drives a tanh unit into its flat part most of the time.
 _LARGEST_DRIVE = 2.5
+_TINY = 1e-30
 _UNIT_DRIVE = 1.0  # Mishkin and Matas 2016, "All you need is a good init": unit variance
 
 
@@ -95,7 +96,7 @@ class Laboratory:
 
 
 def advise(laboratory: Laboratory, reports: Sequence[LayerReport]) -> Advice | None:
-    """The first single change with which every layer carries; or else the one that helps most.
+    """The first change with which every layer carries; or else the one that helps most.
 
     Args:
         laboratory: where changes are tried.
@@ -109,7 +110,10 @@ def advise(laboratory: Laboratory, reports: Sequence[LayerReport]) -> Advice | N
     if all(verdict.kind == "carries" for verdict in now):
         return None
     for reason, changes in _candidates(laboratory, reports, now):
-        verdicts = tuple(judge(report) for report in laboratory.report(changes))
+        try:
+            verdicts = tuple(judge(report) for report in laboratory.report(changes))
+        except (ValueError, FloatingPointError):
+            continue  # refused by the initializer, or the network overflows: no advice
         advice = Advice(reason, changes, verdicts)
         if advice.suffices:
             return advice
@@ -124,33 +128,43 @@ def _distance(verdicts: Sequence[Verdict]) -> float:
 
 def _candidates(
     laboratory: Laboratory, reports: Sequence[LayerReport], verdicts: Sequence[Verdict]
-) -> "list[tuple[str, Changes]]":
+) -> Iterator[tuple[str, Changes]]:
     """Changes worth trying, the likeliest first."""
     vanilla = reports[0].cell.startswith("rnn")
     bad = [r for r, verdict in zip(reports, verdicts, strict=True) if verdict.kind != "carries"]
     exploding = any(verdict.kind == "exploding" for verdict in verdicts)
-    drive = max(report.signal.drive_rms for report in reports if "layer0" in report.layer)
-    found: list[tuple[str, Changes] | None] = []
-    if drive > _LARGEST_DRIVE:
-        found.append(_unit_drive(laboratory, drive))
-    if not vanilla and not exploding:
-        found.append(_longer_memory(laboratory, max(report.lengths.long for report in bad)))
-    if vanilla or exploding:
-        target = _TARGET_RNN if vanilla else _TARGET_GATED
-        found.append(_tuned_strength(laboratory, reports, target))
-    return [candidate for candidate in found if candidate is not None]
+    drives = [report.signal.drive_rms for report in reports if "layer0" in report.layer]
+    driven = _unit_drive(laboratory, max(drives, key=lambda drive: abs(math.log(drive or _TINY))))
+
+    def carrying(before: Changes) -> tuple[str, Changes] | None:
+        if vanilla or exploding:
+            target = _TARGET_RNN if vanilla else _TARGET_GATED
+            return _tuned_strength(laboratory, reports, target, before)
+        return _longer_memory(laboratory, max(report.lengths.long for report in bad))
+
+    if driven and not LEAST_DRIVE <= min(drives) <= max(drives) <= _LARGEST_DRIVE:
+        yield driven
+    alone = carrying({})
+    if alone:
+        yield alone
+    # Whatever lets a layer carry is of no use where nothing gets in: then it takes both.
+    if alone and driven and min(drives) < _UNIT_DRIVE / 2:
+        reason, before = driven
+        both = carrying(before)
+        assert both is not None
+        yield f"{reason}; {both[0]}", {**before, **both[1]}
 
 
 def _unit_drive(laboratory: Laboratory, drive: float) -> tuple[str, Changes] | None:
     """Embeddings of such a size that what they add to the activations has unit variance."""
     rules = laboratory.rules_of("embedding.weight")
     knob = _knob(rules, ("scale", "gain"), otherwise="normal")
-    if knob is None:
+    if knob is None or not drive:
         return None
     key, value, changes = knob
-    value = value or 1.0
-    reason = f"smaller embeddings: the input alone drives the units with {drive:.1f}, 1 is enough"
-    return reason, {**changes, key: _rounded(value * _UNIT_DRIVE / drive)}
+    size = "larger" if drive < _UNIT_DRIVE else "smaller"
+    reason = f"{size} embeddings, that drive the units with about 1 instead of {drive:.2g}"
+    return reason, {**changes, key: _rounded((value or 1.0) * _UNIT_DRIVE / drive)}
 
 
 def _longer_memory(laboratory: Laboratory, length: int) -> tuple[str, Changes] | None:
@@ -174,9 +188,16 @@ def _longer_memory(laboratory: Laboratory, length: int) -> tuple[str, Changes] |
 
 
 def _tuned_strength(
-    laboratory: Laboratory, reports: Sequence[LayerReport], target: float
+    laboratory: Laboratory, reports: Sequence[LayerReport], target: float, before: Changes
 ) -> tuple[str, Changes] | None:
-    """Recurrent matrices with which the layers' mean attenuation is ``target``, by bisection."""
+    """Recurrent matrices with which the layers' mean attenuation is ``target``, by bisection.
+
+    Args:
+        laboratory: where they are tried.
+        reports: of the layers as they are.
+        target: the attenuation.
+        before: other changes that go with it.
+    """
     knob = _knob(
         laboratory.rules_of("weight_hh"), ("gain", "scale", "spectral_radius"), "orthogonal"
     )
@@ -191,7 +212,7 @@ def _tuned_strength(
     low, high = (bound / per_unit for bound in _RADII)
     for _ in range(_TRIALS):
         value = _rounded(math.sqrt(low * high))
-        found = laboratory.attenuations({**changes, key: value})
+        found = laboratory.attenuations({**before, **changes, key: value})
         error = sum(found) / len(found) - target
         if abs(error) < _TOLERANCE:
             break

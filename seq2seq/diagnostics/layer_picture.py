@@ -41,7 +41,7 @@ def draw_layers(
     _draw_signal(panels[1, 0], reports, colours)
     _draw_gates(panels[1, 1], reports, colours)
     _write_verdicts(panels[1, 2], reports, verdicts, colours)
-    panels[1, 2].text(0, 0, textwrap.fill(advice, 58), va="bottom", fontsize=11)
+    panels[1, 2].text(0, 0, textwrap.fill(advice, 46), va="bottom", fontsize=11)
     file = io.BytesIO()
     canvas.print_png(file)  # type: ignore[no-untyped-call]
     return file.getvalue()
@@ -138,7 +138,7 @@ def _write_verdicts(
         axes.text(
             0.08,
             top - 0.3 * spacing,
-            textwrap.fill(str(verdict), 58),
+            textwrap.fill(str(verdict), 46),
             va="top",
             fontsize=size,
             color=_VERDICT_COLOURS[verdict.kind],

@@ -19,6 +19,11 @@ MOST_ATTENUATION = {"lstm": 3.0, "gru": 3.0, "rnn_tanh": math.log(10), "rnn_relu
 # once its fastest direction has grown by the same factor of 10, even where most others decay.
 MOST_GROWTH = math.log(10)
 
+# What carries must also get in. LSTMs with open gates never left the start within 500 steps where
+# the input added 0.0006 to the activations (root mean square), and learnt to copy where it added
+# 0.06 and, better, 1.
+LEAST_DRIVE = 0.01
+
 # An LSTM of 64 units learnt to recall symbols over a lag with 36 directions left and more, partly
 # with 7, and not at all with none: the bound lies halfway between 7 and 36 in logarithm. What has
 # to be remembered depends on the task and not on the width, so a wide layer needs no larger number.
@@ -51,10 +56,16 @@ def judge(report: LayerReport) -> Verdict:
     attenuation, slope = report.attenuation, report.slope
     too_little = max(0.0, LEAST_ATTENUATION - attenuation)
     too_much = max(0.0, attenuation - MOST_ATTENUATION[report.cell])
+    drive = report.signal.drive_rms
+    too_faint = max(0.0, math.log(LEAST_DRIVE / drive)) if drive else math.inf
     if too_little:
-        return Verdict("vanishing", f"half-life {_steps(slope)}, {beside}", too_little)
+        reason = f"half-life {_steps(slope)}, {beside}"
+        return Verdict("vanishing", reason, too_little + too_faint)
     if too_much:
         return Verdict("exploding", f"doubles every {_steps(slope)}, {beside}", too_much)
+    if too_faint:
+        reason = f"the input hardly gets in, it drives the units with {drive:.2g}, {beside}"
+        return Verdict("vanishing", reason, too_faint)
     if report.cell.startswith("rnn"):
         return _judge_growth(report, beside)
     return _judge_memory(report, beside)
