@@ -27,17 +27,23 @@ class Trained(NamedTuple):
 
 
 def describe(
-    model_arguments: Mapping[str, Any], source_tokenizer: Tokenizer, target_tokenizer: Tokenizer
+    model_arguments: Mapping[str, Any],
+    source_tokenizer: Tokenizer,
+    target_tokenizer: Tokenizer,
+    training_arguments: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The plain data that a checkpoint keeps under :data:`KEY`.
 
     Args:
         model_arguments: the arguments of :func:`~seq2seq.models.encoder_decoder.encoder_decoder`.
         source_tokenizer, target_tokenizer: trained tokenizers.
+        training_arguments: what a resumed run takes from the checkpoint and not from its config,
+            optimizer and schedule, by config key.
     """
     return {
         "format": FORMAT,
         "model": dict(model_arguments),
+        "training": dict(training_arguments or {}),
         "source_tokenizer": source_tokenizer.state(),
         "target_tokenizer": target_tokenizer.state(),
     }
@@ -50,6 +56,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: if there is no such file.
         ValueError: if the file isn't a checkpoint of this package.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the file in it, such as checkpoints/last.ckpt")
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
@@ -97,7 +105,7 @@ def load_trained(path: Path) -> Trained:
 
 
 def check_resumable(path: Path, description: Mapping[str, Any]) -> None:
-    """Refuse to resume from a checkpoint whose network or tokenizers differ from this run's.
+    """Refuse a checkpoint whose network, tokenizers, optimizer or schedule isn't this run's.
 
     Args:
         path: the checkpoint.
@@ -108,17 +116,21 @@ def check_resumable(path: Path, description: Mapping[str, Any]) -> None:
             names the keys with both values.
     """
     stored = read_checkpoint(path)[KEY]
-    ours, theirs = description["model"], stored["model"]
-    different = [
-        f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
-        for key in sorted({*ours, *theirs})
-        if ours.get(key) != theirs.get(key)
-    ]
-    if different:
-        raise ValueError(
-            f"ckpt_path={path} was trained with another model: {'; '.join(different)}. "
-            "Resume with the overrides of that run"
-        )
+    for what, rest in (
+        ("model", "Resume with the overrides of that run"),
+        ("training", "A resumed run keeps both as they were: resume without these overrides"),
+    ):
+        ours, theirs = description[what], stored.get(what, description[what])
+        different = [
+            f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
+            for key in sorted({*ours, *theirs})
+            if ours.get(key) != theirs.get(key)
+        ]
+        if different:
+            name = "model" if what == "model" else "optimizer or schedule"
+            raise ValueError(
+                f"ckpt_path={path} was trained with another {name}: {'; '.join(different)}. {rest}"
+            )
     for side in ("source_tokenizer", "target_tokenizer"):
         if stored[side] != description[side]:
             raise ValueError(

@@ -35,6 +35,9 @@ def evaluate(config: DictConfig) -> Figures:
     from seq2seq.scoring import SplitScores
     from seq2seq.translator import Translator
 
+    for key in ("output", "metrics"):
+        if config[key] is not None and not Path(config[key]).absolute().parent.is_dir():
+            raise FileNotFoundError(f"{key}={config[key]}: there is no such folder")
     pairs = read_pairs(
         *_files(config), source_column=config.source_column, target_column=config.target_column
     )

@@ -4,6 +4,7 @@ Which figures there are is left to the entries that collect them.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,5 +24,11 @@ def table(figures: Mapping[str, float | int | str | None]) -> str:
 def write_figures(path: Path, figures: Mapping[str, float | int | str | None]) -> None:
     """Write the figures as JSON; the file is whole or not there, whenever the process dies."""
     unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    # JSON has no infinity: an overflowed perplexity becomes null.
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in figures.items()
+    }
+    text = json.dumps(finite, indent=2, allow_nan=False) + "\n"
+    unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)

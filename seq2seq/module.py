@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from seq2seq.checkpoint import KEY, describe
 from seq2seq.data.batch import Batch
 from seq2seq.data.datamodule import TranslationDataModule
+from seq2seq.decoding import NoTokenPossible
 from seq2seq.metrics import TranslationScores
 from seq2seq.models.encoder_decoder import EncoderDecoder
 from seq2seq.scoring import SplitScores, TranslatedPair, batch_loss
@@ -34,8 +35,9 @@ class Diverged(RuntimeError):
         self.step = step
         self.tensor = tensor
         super().__init__(
-            f"training diverged: {what}. Use a smaller optimizer.lr or trainer.gradient_clip_val, "
-            "or another initializer; the gradient flow of the run shows which layer explodes"
+            f"training diverged: {what.rstrip('.')}. Use a smaller optimizer.lr or "
+            "trainer.gradient_clip_val, or another initializer; the gradient flow of the run shows "
+            "which layer explodes"
         )
 
 
@@ -43,13 +45,15 @@ class TranslationModule(lightning.LightningModule):
     """Train an encoder-decoder by teacher forcing, and judge it on its own output.
 
     The loss of a batch is the cross-entropy summed over its target tokens, divided once by their
-    number; with gradient accumulation, a step follows the mean of its batches' losses. Validation and test log teacher-forced figures (``loss``, ``perplexity``,
-    ``token_accuracy``) and free-running ones (``bleu``, ``chrf``, ``exact_match``,
-    ``edit_rate``), each below ``val/``, ``test/`` or ``test_longer/``.
+    number; with gradient accumulation, a step follows the mean of its batches' losses. Validation
+    and test log teacher-forced figures (``loss``, ``perplexity``, ``token_accuracy``) and
+    free-running ones (``bleu``, ``chrf``, ``exact_match``, ``edit_rate``), each below ``val/``,
+    ``test/`` or ``test_longer/``.
 
     Args:
         model: the network.
         model_arguments: plain arguments that rebuild it; kept in every checkpoint.
+        training_arguments: see :func:`~seq2seq.checkpoint.describe`; kept as well.
         optimizer: makes the optimizer of the parameters it is given.
         scheduler: makes Lightning's ``lr_scheduler`` dictionary of the optimizer and
             ``steps_per_epoch``.
@@ -63,6 +67,7 @@ class TranslationModule(lightning.LightningModule):
         *,
         model: EncoderDecoder,
         model_arguments: Mapping[str, Any],
+        training_arguments: Mapping[str, Any] | None = None,
         optimizer: Callable[[Iterable[Tensor]], Optimizer],
         scheduler: Callable[..., dict[str, Any]],
         label_smoothing: float = 0.0,
@@ -76,6 +81,7 @@ class TranslationModule(lightning.LightningModule):
             model_arguments,
             test_translator.source_tokenizer,
             test_translator.target_tokenizer,
+            training_arguments,
         )
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
@@ -210,7 +216,11 @@ class TranslationModule(lightning.LightningModule):
         }
 
     def _score(self, name: str, split: str, batch: Batch, translator: Translator) -> None:
-        self._scores[name].add(batch, self._datamodule().pairs(split), translator)
+        try:
+            self._scores[name].add(batch, self._datamodule().pairs(split), translator)
+        except NoTokenPossible as error:
+            tensor = f"the log-probabilities of the {split} split"
+            raise Diverged(str(error), step=self.trainer.global_step, tensor=tensor) from error
 
     def _finish(self) -> dict[str, float]:
         figures: dict[str, float] = {}

@@ -47,6 +47,7 @@ def train(config: DictConfig) -> Figures:
     """
     import lightning
 
+    from seq2seq.callbacks.best_checkpoint import BestCheckpoint
     from seq2seq.callbacks.progress import Throughput
     from seq2seq.checkpoint import check_resumable
 
@@ -54,10 +55,16 @@ def train(config: DictConfig) -> Figures:
     check_targets(config)
     # Every job of a sweep sets its own seeds: they share one process.
     lightning.seed_everything(config.seed, verbose=False)
-    folder = Path(config.run_folder)
-    folder.mkdir(parents=True, exist_ok=True)
     check_sizes(config)
     check_training(config)
+    folder = Path(config.run_folder)
+    checkpoints = folder / "checkpoints"
+    if config.ckpt_path is None and any(checkpoints.glob("*.ckpt")):
+        raise ValueError(
+            f"{folder} holds a run already: choose another hydra.run.dir, or go on with "
+            f"ckpt_path={checkpoints / 'last.ckpt'}"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
 
     datamodule = build_datamodule(config)
     module = build_module(config, datamodule)
@@ -74,11 +81,13 @@ def train(config: DictConfig) -> Figures:
         config.trainer, callbacks=callbacks, logger=tensorboard, default_root_dir=folder
     )
     trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
-    best = folder / "checkpoints" / "best.ckpt"
+    if trainer.global_step == 0:
+        logger.warning("nothing was trained: the figures are those of the initialized weights")
+    best = next((one.path for one in callbacks if isinstance(one, BestCheckpoint)), None)
     trainer.test(
         module,
         datamodule,
-        ckpt_path=best if best.is_file() and not config.trainer.fast_dev_run else None,
+        ckpt_path=best if best is not None and best.is_file() else None,
         weights_only=True,
         verbose=False,
     )
@@ -120,27 +129,42 @@ def check_training(config: DictConfig) -> None:
     Raises:
         ValueError: naming the key, its value and the rule.
     """
-    from seq2seq.scoring import FIGURES
+    from seq2seq.scoring import FIGURES, SMALLER_IS_BETTER
 
     if config.trainer.devices != 1:
         raise ValueError(
             f"trainer.devices={config.trainer.devices} must be 1: batches are made for one device, "
             "and each of several would train on the same pairs"
         )
+    for key in ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"):
+        if config.trainer[key] < 1:
+            raise ValueError(f"trainer.{key}={config.trainer[key]} must be at least 1")
+    if config.optimizer.lr < 0:
+        raise ValueError(f"optimizer.lr={config.optimizer.lr} must be at least 0")
+    betas = OmegaConf.select(config, "optimizer.betas")
+    if betas is not None and len(betas) != 2:
+        raise ValueError(f"optimizer.betas={list(betas)} must be two numbers, such as [0.9,0.999]")
     clip = config.trainer.gradient_clip_val
     if clip is not None and not clip > 0:
         raise ValueError(
             f"trainer.gradient_clip_val={clip} must be above 0; set it to null for no clipping"
         )
     logged = [f"val/{figure}" for figure in FIGURES]
-    for key in (
-        "scheduler.monitor",
-        "callbacks.best_checkpoint.monitor",
-        "callbacks.early_stopping.monitor",
-    ):
-        monitor = OmegaConf.select(config, key)
-        if monitor is not None and monitor not in logged:
-            raise ValueError(f"{key}={monitor} is not logged: choose one of {', '.join(logged)}")
+    for key in ("scheduler", "callbacks.best_checkpoint", "callbacks.early_stopping"):
+        monitor = OmegaConf.select(config, f"{key}.monitor")
+        if monitor is None:
+            continue
+        if monitor not in logged:
+            raise ValueError(
+                f"{key}.monitor={monitor} is not logged: choose one of {', '.join(logged)}"
+            )
+        mode = OmegaConf.select(config, f"{key}.mode")
+        better = "min" if monitor.removeprefix("val/") in SMALLER_IS_BETTER else "max"
+        if mode != better:
+            raise ValueError(
+                f"{key}.mode={mode} would take the worst {monitor} for the best: use "
+                f"{key}.mode={better}"
+            )
 
 
 def build_datamodule(config: DictConfig) -> "TranslationDataModule":
@@ -190,6 +214,11 @@ def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "Tr
     return TranslationModule(
         model=model,
         model_arguments=arguments,
+        training_arguments={
+            f"{group}.{key}": value
+            for group in ("optimizer", "scheduler")
+            for key, value in plain(config[group]).items()
+        },
         optimizer=instantiate(config.optimizer),
         scheduler=instantiate(config.scheduler),
         label_smoothing=config.label_smoothing,
@@ -222,12 +251,9 @@ def initialize_weights(config: DictConfig, module: "TranslationModule") -> str:
 
 def build_callbacks(config: DictConfig, folder: Path) -> list["lightning.Callback"]:
     """Every callback that the config asks for."""
-    from lightning.pytorch.callbacks import (
-        EarlyStopping,
-        LearningRateMonitor,
-        ModelCheckpoint,
-    )
+    from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 
+    from seq2seq.callbacks.best_checkpoint import BestCheckpoint
     from seq2seq.callbacks.divergence import StopOnDivergence
     from seq2seq.callbacks.last_checkpoint import LastCheckpoint
     from seq2seq.callbacks.progress import ProgressBar
@@ -253,13 +279,7 @@ def build_callbacks(config: DictConfig, folder: Path) -> list["lightning.Callbac
         callbacks.append(EarlyStopping(**plain(chosen.early_stopping)))
     if chosen.best_checkpoint is not None:
         callbacks.append(
-            ModelCheckpoint(
-                dirpath=folder / "checkpoints",
-                filename="best",
-                save_top_k=1,
-                enable_version_counter=False,
-                **plain(chosen.best_checkpoint),
-            )
+            BestCheckpoint(folder=folder / "checkpoints", **plain(chosen.best_checkpoint))
         )
     if chosen.last_checkpoint is not None:
         callbacks.append(
@@ -340,6 +360,9 @@ def _quieten() -> None:
         ".*isinstance\\(treespec, LeafSpec\\).*",
         "Checkpoint directory .* exists and is not empty",
         ".*Found \\d+ module\\(s\\) in eval mode.*",
+        ".*is smaller than the logging interval.*",
+        ".*could not find the monitored key in the returned metrics.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",
     ):
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
@@ -357,8 +380,9 @@ def _hydra_main(config: DictConfig) -> float | None:
 
     try:
         figures = train(config)
-    except (ValueError, FileNotFoundError, MisconfigurationException, Diverged) as error:
+    except (ValueError, OSError, MisconfigurationException, Diverged) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
+            logger.error("error: %s", error)  # Hydra itself speaks only after the last job
             raise
         sys.exit(f"error: {error}")
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into an exit
@@ -373,7 +397,10 @@ def _hydra_main(config: DictConfig) -> float | None:
 
 def main() -> None:
     """Entry of ``seq2seq-train``."""
-    _hydra_main()
+    try:
+        _hydra_main()
+    except OSError as error:  # Hydra makes the run's folder before anything of ours runs
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -34,31 +34,36 @@ def translate(config: DictConfig) -> None:
         ValueError, FileNotFoundError: one sentence for whatever the user can mend.
     """
     from seq2seq.checkpoint import chosen_device, find_checkpoint, load_trained
-    from seq2seq.data.corpus import read_lines
     from seq2seq.translator import Translator
 
     path = find_checkpoint(run=config.run, checkpoint=config.checkpoint)
     trained = load_trained(path)
     trained.model.to(chosen_device(config.accelerator))
     translator = Translator(**trained._asdict(), **plain(config.decoding))
-    lines = _standard_input() if config.input == "-" else read_lines(Path(config.input))
+    if config.output != "-" and not Path(config.output).absolute().parent.is_dir():
+        raise FileNotFoundError(f"output={config.output}: there is no such folder")
     with contextlib.ExitStack() as stack:
         output: TextIO = sys.stdout
         if config.output != "-":
             output = stack.enter_context(open(config.output, "w", encoding="utf-8"))
+        name, stream = "standard input", sys.stdin.buffer
+        if config.input != "-":
+            name, stream = config.input, stack.enter_context(open(config.input, "rb"))
+        lines = _lines(name, stream)
         for best in _translated(translator, lines, config.batch_size):
             for one in best:
                 output.write(f"{one.score:.4f}\t{one.text}\n" if config.scores else f"{one.text}\n")
             output.flush()
 
 
-def _standard_input() -> Iterator[str]:
-    for number, line in enumerate(sys.stdin.buffer, start=1):
+def _lines(name: str, stream: Iterable[bytes]) -> Iterator[str]:
+    for number, line in enumerate(stream, start=1):
         try:
-            yield line.decode("utf-8").rstrip("\r\n")
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"standard input, line {number}: byte 0x{line[error.start]:02x} isn't UTF-8"
+                f"{name}, line {number}: byte 0x{line[error.start]:02x} isn't UTF-8; convert it, "
+                "for example with `iconv -f latin1 -t utf-8`"
             ) from error
 
 
@@ -85,6 +90,9 @@ register()
 def _hydra_main(config: DictConfig) -> None:
     try:
         translate(config)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read the output has seen enough; nothing is left to say
+        sys.exit(0)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -135,7 +135,7 @@ class Translator:
         """
         device = next(self.model.parameters()).device
         real = [index for index, source in enumerate(sources) if source.strip()]
-        results: list[list[Translation]] = [[Translation("", 0.0, True)] for _ in sources]
+        results = [[Translation("", 0.0, True)] * self.n_best for _ in sources]
         if real:
             pairs = [Pair(source=sources[index], target="", line=index + 1) for index in real]
             split = EncodedSplit.encode(pairs, self.source_tokenizer, self.target_tokenizer)
@@ -161,7 +161,7 @@ def check_decoding(*, strategy: str, beam_size: int, n_best: int, temperature: f
         raise ValueError(f"decoding.beam_size={beam_size} must be at least 1")
     most = {"greedy": 1, "beam_search": beam_size}.get(strategy)
     if n_best < 1 or (most is not None and n_best > most):
-        bound = "at least 1" if most is None else f"between 1 and {most}"
-        raise ValueError(f"decoding.n_best={n_best} must be {bound} with {strategy}")
+        bound = {None: "at least 1", 1: "1"}.get(most, f"between 1 and {most}")
+        raise ValueError(f"decoding.n_best={n_best} must be {bound} with strategy {strategy}")
     if temperature <= 0:
         raise ValueError(f"decoding.temperature={temperature} must be above 0")

@@ -371,7 +371,10 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(
             "callbacks.last_checkpoint.every_n_train_steps=0",
             "callbacks.last_checkpoint.every_n_train_steps=0 must be at least 1",
         ),
-        ("optimizer.lr=-1", "Invalid learning rate: -1.0"),
+        ("optimizer.lr=-1", "optimizer.lr=-1.0 must be at least 0"),
+        ("optimizer.betas=[0.9]", "optimizer.betas=[0.9] must be two numbers"),
+        ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0 must be at least"),
+        ("callbacks.best_checkpoint.monitor=val/bleu", "use callbacks.best_checkpoint.mode=max"),
         ("label_smoothing=2", "label_smoothing=2.0"),
         ("bleu_tokenizer=moses", "bleu_tokenizer='moses'"),
         ("callbacks.sample_translations.count=0", "callbacks.sample_translations.count=0"),
@@ -462,3 +465,30 @@ def test_the_config_is_shown_without_training(command_line: Callable[..., Any]) 
     finished = command_line("--cfg", "job", "--resolve", "-p", "model")
     assert finished.status == 0
     assert "hidden_size: 8" in finished.output
+
+
+def test_a_folder_that_holds_a_run_is_not_trained_over(compose: Compose) -> None:
+    train(compose())
+    with pytest.raises(ValueError, match="holds a run already: choose another"):
+        train(compose())
+
+
+def test_a_run_resumed_in_another_folder_keeps_the_best_checkpoint_so_far(
+    compose: Compose, tmp_path: Path
+) -> None:
+    def options(epochs: int) -> tuple[str, ...]:
+        # far too fast: nothing after the first epoch is better than it
+        return (f"trainer.max_epochs={epochs}", "optimizer.lr=2")
+
+    first = train(compose(*options(3), folder="first"))
+    last = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    second = train(compose(*options(4), f"ckpt_path={last}", folder="second"))
+    assert second["test/loss"] == first["test/loss"]
+    assert second["checkpoint"] == str(tmp_path / "second" / "checkpoints" / "best.ckpt")
+
+
+def test_another_learning_rate_is_refused_on_resume(compose: Compose, tmp_path: Path) -> None:
+    train(compose(folder="first"))
+    last = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    with pytest.raises(ValueError, match=r"optimizer.lr is 0.002 there and 0.5 here"):
+        train(compose("optimizer.lr=0.5", f"ckpt_path={last}", folder="second"))

@@ -257,8 +257,9 @@ def cut_by_source(
         cut_pairs += counts[source]
     if len(cut) == len(sources):
         raise CorpusError(
-            f"{name}_size={size} would leave nothing to train on: there are {len(pairs)} pairs "
-            f"with {len(sources)} different sources; make it smaller."
+            f"data.{name}_size={size} would leave nothing to train on: there are {len(pairs)} "
+            f"pairs with {len(sources)} different sources; make it smaller, such as "
+            f"data.{name}_size={max(1, len(sources) // 10)}."
         )
     return (
         [pair for pair in pairs if pair.source not in cut],

@@ -7,13 +7,21 @@ every example a list of hypotheses. No model is imported here, and no text is ma
 from seq2seq.decoding.beam_search import beam_search
 from seq2seq.decoding.greedy import greedy
 from seq2seq.decoding.sampling import sample
-from seq2seq.decoding.step import Hypothesis, SearchState, Step, length_limits, length_normalizer
+from seq2seq.decoding.step import (
+    Hypothesis,
+    NoTokenPossible,
+    SearchState,
+    Step,
+    length_limits,
+    length_normalizer,
+)
 
 __all__ = [
     "greedy",
     "beam_search",
     "sample",
     "Hypothesis",
+    "NoTokenPossible",
     "SearchState",
     "Step",
     "length_limits",

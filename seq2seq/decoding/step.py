@@ -113,6 +113,10 @@ def without_forbidden(log_probs: Tensor, *, pad_id: int, bos_id: int) -> Tensor:
     return allowed
 
 
+class NoTokenPossible(ValueError):
+    """The log-probabilities of a step are NaN, or all minus infinity."""
+
+
 def check_possible(best: list[float], examples: list[int], position: int) -> None:
     """Refuse steps after which no token is possible; a NaN anywhere in a row makes its best NaN.
 
@@ -123,11 +127,10 @@ def check_possible(best: list[float], examples: list[int], position: int) -> Non
     """
     for value, example in zip(best, examples, strict=True):
         if not -torch.inf < value < torch.inf:
-            raise ValueError(
+            raise NoTokenPossible(
                 f"Decoding stopped at output position {position + 1} of example {example} of the "
                 f"batch: the highest log-probability there is {value}, so no token can be chosen. "
-                "The model's weights or its input are not finite; load an earlier checkpoint or "
-                "look for the step where training diverged."
+                "The model's weights or its input are not finite, or too large."
             )
 
 

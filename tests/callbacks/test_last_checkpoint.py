@@ -18,9 +18,9 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     save, begin = Trainer.save_checkpoint, TranslationModule.on_validation_epoch_start
 
-    def save_checkpoint(self: Trainer, path: str | Path, *rest: object) -> None:
+    def save_checkpoint(self: Trainer, path: str | Path, *rest: object, **named: bool) -> None:
         seen.append(f"{Path(path).stem} {self.global_step}")
-        save(self, path, *rest)  # type: ignore[arg-type]
+        save(self, path, *rest, **named)  # type: ignore[arg-type]
 
     def on_validation_epoch_start(self: TranslationModule) -> None:
         seen.append(f"validation {self.trainer.global_step}")

@@ -1,0 +1,79 @@
+"""Translation of lines with a trained run: order, empty lines, n-best, and what it refuses."""
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import pytest
+from omegaconf import DictConfig
+
+from seq2seq.checkpoint import find_checkpoint, load_trained
+from seq2seq.config import config_folder, register
+from seq2seq.train import train
+from seq2seq.translate import translate
+from seq2seq.translator import Translator
+
+Compose = Callable[..., DictConfig]
+LINES = ["3 1 2", "", "7", "1 2 3 4 5 6 7", "   ", "2 unheard"]
+
+
+@pytest.fixture
+def run(compose: Compose) -> Path:
+    config = compose("data.longer_size=0")
+    train(config)
+    return Path(config.run_folder)
+
+
+def translated(run: Path, tmp_path: Path, *overrides: str, text: bytes | None = None) -> list[str]:
+    """Output lines for `text`, or for LINES."""
+    source, output = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_bytes("".join(f"{line}\n" for line in LINES).encode() if text is None else text)
+    register()
+    with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
+        files = [f"input={source}", f"output={output}"]
+        translate(hydra.compose("translate", [f"run={run}", *files, *overrides]))
+    return output.read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def test_lines_keep_their_order_whatever_the_batches(run: Path, tmp_path: Path) -> None:
+    together = translated(run, tmp_path)
+    assert len(together) == len(LINES)
+    assert together[1] == together[4] == ""
+    assert translated(run, tmp_path, "batch_size=1") == together
+    trained = load_trained(find_checkpoint(run=str(run)))
+    alone = Translator(**trained._asdict())
+    assert together == [next(iter(alone.translate([line.strip()])))[0].text for line in LINES]
+
+
+@pytest.mark.parametrize("strategy", ["beam_search", "sampling"])
+def test_every_line_has_n_best_lines_with_scores(run: Path, tmp_path: Path, strategy: str) -> None:
+    options = (f"decoding.strategy={strategy}", "decoding.n_best=3", "scores=true")
+    lines = translated(run, tmp_path, *options)
+    assert len(lines) == 3 * len(LINES)
+    scores = [float(line.split("\t")[0]) for line in lines]
+    if strategy == "beam_search":
+        assert scores[:3] == sorted(scores[:3], reverse=True)
+    assert all(score <= 0 for score in scores)
+
+
+def test_line_ends_and_byte_order_mark_are_not_text(run: Path, tmp_path: Path) -> None:
+    plain = translated(run, tmp_path, text=b"3 1 2\n7\n")
+    assert translated(run, tmp_path, text=b"\xef\xbb\xbf3 1 2\r\n7") == plain
+
+
+def test_standard_input_to_standard_output(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = translated(run, tmp_path)
+    text = "".join(f"{line}\n" for line in LINES).encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
+        translate(hydra.compose("translate", [f"run={run}"]))
+    assert capsys.readouterr().out.split("\n")[:-1] == expected
+
+
+def test_bytes_that_are_not_utf8_are_named_with_their_line(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"in.txt, line 2: byte 0xe9 isn't UTF-8"):
+        translated(run, tmp_path, text=b"fine\ncaf\xe9\n")
