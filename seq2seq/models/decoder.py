@@ -4,6 +4,7 @@ Teacher forcing runs fused over all timesteps whenever no step needs the attenti
 before; only input feeding walks step by step. Both use the same layers, and agree.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -158,50 +159,64 @@ class Decoder(nn.Module):
             tokens: int64 ``[batch, target_time]``, beginning with the begin symbol.
         """
         embedded = self.embedding_dropout(self.embedding(tokens))
+        layers, fed = state.recurrent.layers(), state.fed
         if not self.input_feeding:
-            hidden, _ = self._recurrent(embedded, state.recurrent)
+            hidden, _ = self._recurrent(embedded, layers)
             features, alignment = self._attend(hidden, memory)
             return DecoderOutput(self.output_dropout(features), None, alignment)
-        steps: list[DecoderOutput] = []
-        for time in range(tokens.size(1)):
-            output, state = self._step(embedded[:, time : time + 1], state, memory)
-            steps.append(output)
-        features = torch.cat([step.features for step in steps], dim=1)
-        alignments = [step.alignment for step in steps if step.alignment is not None]
-        return DecoderOutput(self.output_dropout(features), state, torch.cat(alignments, dim=1))
+        steps: list[Tensor] = []
+        alignments: list[Tensor] = []
+        for token in embedded.split(1, dim=1):
+            features, alignment, layers, fed = self._step(token, layers, fed, memory)
+            assert alignment is not None
+            steps.append(features)
+            alignments.append(alignment)
+        return DecoderOutput(
+            self.output_dropout(torch.cat(steps, dim=1)),
+            DecoderState(stack_states(layers), fed),
+            torch.cat(alignments, dim=1),
+        )
 
     def step(self, tokens: Tensor, state: DecoderState, memory: Memory | None) -> DecoderOutput:
         """One timestep: features ``[batch, 1, hidden]`` after the tokens ``[batch]``."""
         embedded = self.embedding_dropout(self.embedding(tokens.unsqueeze(1)))
-        output, _ = self._step(embedded, state, memory)
-        return output._replace(features=self.output_dropout(output.features))
+        features, alignment, layers, fed = self._step(
+            embedded, state.recurrent.layers(), state.fed, memory
+        )
+        after = DecoderState(stack_states(layers), fed)
+        return DecoderOutput(self.output_dropout(features), after, alignment)
 
     def _step(
-        self, embedded: Tensor, state: DecoderState, memory: Memory | None
-    ) -> tuple[DecoderOutput, DecoderState]:
+        self,
+        embedded: Tensor,
+        layers: Sequence[RecurrentState],
+        fed: Tensor | None,
+        memory: Memory | None,
+    ) -> tuple[Tensor, Tensor | None, list[RecurrentState], Tensor | None]:
+        """Features, alignment, and the states and the fed vector after.
+
+        One state a layer: stacking and cutting them at every step would copy them.
+        """
         if self.input_feeding and self.query_state == "previous":
             assert self.attention is not None and memory is not None
-            before = state.recurrent.hidden[-1].unsqueeze(1)  # [batch, 1, hidden]
+            before = layers[-1].hidden.transpose(0, 1)  # [batch, 1, hidden]
             context, alignment = self.attention(before, memory)
-            hidden, recurrent = self._recurrent(torch.cat([embedded, context], 2), state.recurrent)
-            features, fed = self._attention_vector(context, hidden), None
-        else:
-            x = embedded
-            if state.fed is not None:
-                x = torch.cat([embedded, state.fed.unsqueeze(1)], dim=2)
-            hidden, recurrent = self._recurrent(x, state.recurrent)
-            features, alignment = self._attend(hidden, memory)
-            fed = features.squeeze(1) if self.input_feeding else None
-        after = DecoderState(recurrent, fed)
-        return DecoderOutput(features, after, alignment), after
+            hidden, after = self._recurrent(torch.cat([embedded, context], dim=2), layers)
+            return self._attention_vector(context, hidden), alignment, after, None
+        x = embedded if fed is None else torch.cat([embedded, fed.unsqueeze(1)], dim=2)
+        hidden, after = self._recurrent(x, layers)
+        features, alignment = self._attend(hidden, memory)
+        return features, alignment, after, features.squeeze(1) if self.input_feeding else None
 
-    def _recurrent(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
+    def _recurrent(
+        self, x: Tensor, states: Sequence[RecurrentState]
+    ) -> tuple[Tensor, list[RecurrentState]]:
         after: list[RecurrentState] = []
-        for index, layer in enumerate(self.layers):
+        for index, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
             x = self.layer_dropout(x) if index else x
-            x, final = layer(x, None, state.layer(index))
+            x, final = layer(x, None, state)
             after.append(final)
-        return x, stack_states(after)
+        return x, after
 
     def _attend(self, hidden: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor | None]:
         if self.attention is None:

@@ -26,10 +26,13 @@ class RecurrentState(NamedTuple):
     hidden: Tensor
     cell: Tensor | None = None
 
-    def layer(self, index: int) -> "RecurrentState":
-        """The state of one layer, still with a leading axis of length 1."""
-        one = slice(index, index + 1)
-        return RecurrentState(self.hidden[one], None if self.cell is None else self.cell[one])
+    def layers(self) -> list["RecurrentState"]:
+        """The state of each layer, still with a leading axis of length 1."""
+        hidden = [one.unsqueeze(0) for one in self.hidden.unbind()]
+        if self.cell is None:
+            return [RecurrentState(one) for one in hidden]
+        cells = [one.unsqueeze(0) for one in self.cell.unbind()]
+        return [RecurrentState(*pair) for pair in zip(hidden, cells, strict=True)]
 
     def select(self, rows: Tensor) -> "RecurrentState":
         """The examples ``rows`` (int64 ``[rows]``) in that order; repeats are allowed."""

@@ -205,7 +205,7 @@ def test_stacked_states_come_apart_again(cell: str) -> None:
     states[1] = RecurrentState(*(tensor + 1 for tensor in tensors(states[1])))
     stacked = stack_states(states)
     for index, state in enumerate(states):
-        for ours, theirs in zip(tensors(stacked.layer(index)), tensors(state), strict=True):
+        for ours, theirs in zip(tensors(stacked.layers()[index]), tensors(state), strict=True):
             assert torch.equal(ours, theirs)
     chosen = stacked.select(torch.tensor([2, 0, 2]))
     for ours, theirs in zip(tensors(chosen), tensors(stacked), strict=True):
