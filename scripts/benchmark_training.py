@@ -27,7 +27,7 @@ from omegaconf import DictConfig
 from plain_training import plain_model, prepare, train_plainly
 from step_watches import MEMORY_STEPS, PARTS, WARM_UP, MemoryPeak, Moment, Parts, StepTimes, Watch
 
-from seq2seq import train
+from seq2seq import assembly
 from seq2seq.callbacks.gradient_flow import GradientFlow
 from seq2seq.config import config_folder, plain
 from seq2seq.data.corpus import Corpus, Pair
@@ -99,8 +99,8 @@ class Experiment:
             seed=config.batch.seed,
         )
         with quiet():
-            self.module = train.build_module(config, self.datamodule)
-            train.initialize_weights(config, self.module)
+            self.module = assembly.build_module(config, self.datamodule)
+            assembly.initialize_weights(config, self.module)
         self.floor = plain_model(self.module.model).to(device)
         loader = self.datamodule.train_dataloader()
         order = loader.batch_order.batches(0)[:needed]
@@ -131,7 +131,7 @@ class Experiment:
             f"trainer.max_steps={steps}",
             f"{probe}=null" if probe_every is None else f"{probe}.every_n_steps={probe_every}",
         )
-        callbacks = train.build_callbacks(config, self.folder)
+        callbacks = assembly.build_callbacks(config, self.folder)
         probes = [callback for callback in callbacks if isinstance(callback, GradientFlow)]
         with quiet(), contextlib.ExitStack() as stack:
             trainer: lightning.Trainer = instantiate(

@@ -11,7 +11,8 @@ import hydra
 from omegaconf import DictConfig
 
 from seq2seq.config import config_folder, plain, register
-from seq2seq.figures import Figures, table, write_figures
+from seq2seq.figures import Figures, table
+from seq2seq.records import write_json
 
 
 def evaluate(config: DictConfig) -> Figures:
@@ -62,7 +63,7 @@ def evaluate(config: DictConfig) -> Figures:
         "checkpoint": str(path),
     }
     if config.metrics is not None:
-        write_figures(Path(config.metrics), figures)
+        write_json(Path(config.metrics), figures)
     return figures
 
 

@@ -5,35 +5,30 @@ argument is a Hydra override of training. What is measured and what it means is 
 """
 
 import copy
-import json
 import logging
-import math
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from seq2seq.assembly import build_datamodule, build_module, check_sizes, initialize_weights
 from seq2seq.config import config_folder, plain, register
 from seq2seq.instantiate import check_targets
-from seq2seq.train import build_datamodule, build_module, check_sizes, initialize_weights
 
 if TYPE_CHECKING:
-    from seq2seq.data.batch import Batch, EncodedSplit
+    from seq2seq.data.batch import EncodedSplit
     from seq2seq.diagnostics.advice import Advice, Changes, Laboratory
-    from seq2seq.diagnostics.layer_report import DataLengths, LayerReport
+    from seq2seq.diagnostics.layer_report import LayerReport
     from seq2seq.diagnostics.verdict import Verdict
     from seq2seq.models.encoder_decoder import EncoderDecoder
     from seq2seq.module import TranslationModule
 
-JSON, PICTURE = "inspection.json", "inspection.png"
-
-# Examples that every figure is measured on.
-_EXAMPLES = 64
+PICTURE = "inspection.png"
 
 
 @dataclass(frozen=True)
@@ -56,11 +51,12 @@ def inspect(config: DictConfig) -> Inspection:
         ValueError, FileNotFoundError: one sentence for whatever the user can mend.
     """
     from seq2seq.diagnostics.layer_picture import draw_layers
+    from seq2seq.measurement import RECORD, write_reports
 
     folder = Path(config.run_folder)
-    if (folder / JSON).exists():
+    if (folder / RECORD).exists():
         raise ValueError(
-            f"{folder / JSON} is there already and is not overwritten: remove it, or choose "
+            f"{folder / RECORD} is there already and is not overwritten: remove it, or choose "
             "another hydra.run.dir"
         )
     found = measure(config)
@@ -68,8 +64,8 @@ def inspect(config: DictConfig) -> Inspection:
     picture = draw_layers(found.reports, found.verdicts, title=_title(), advice=advice)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PICTURE).write_bytes(picture)
-    _write_json(folder / JSON, found)
-    print(f"{text(found)}\n\n{folder / PICTURE}\n{folder / JSON}", flush=True)
+    write_reports(folder / RECORD, found.reports, found.advice)
+    print(f"{text(found)}\n\n{folder / PICTURE}\n{folder / RECORD}", flush=True)
     return found
 
 
@@ -99,24 +95,6 @@ def measure(config: DictConfig) -> Inspection:
             "initializer, such as initializer=orthogonal"
         ) from error
     return Inspection(reports, [judge(report) for report in reports], advice)
-
-
-def data_lengths(split: "EncodedSplit") -> "dict[str, DataLengths]":
-    """Lengths of the training sequences, by the part of the network that scans them."""
-    from seq2seq.diagnostics.layer_report import DataLengths
-
-    return {
-        "encoder": DataLengths.of("sources", split.source_lengths),
-        "decoder": DataLengths.of("targets", split.target_lengths),
-    }
-
-
-def long_batch(split: "EncodedSplit", lengths: "dict[str, DataLengths]") -> "Batch":
-    """The pairs of the split whose lengths are nearest to the 95th percentiles of both sides."""
-    source, target = lengths["encoder"].long, lengths["decoder"].long
-    far = (split.source_lengths - source).abs() / source
-    far = far + (split.target_lengths - target).abs() / target
-    return split.batch(far.argsort(stable=True)[:_EXAMPLES])
 
 
 def text(found: Inspection) -> str:
@@ -168,32 +146,21 @@ def _laboratory(
 ) -> "Laboratory":
     """The network on one batch, in float64 and without dropout, under changed initializers."""
     from seq2seq.diagnostics.advice import Laboratory
-    from seq2seq.diagnostics.layer_report import (
-        attenuation_over,
-        report_layers,
-        transport_profiles,
-    )
-    from seq2seq.scoring import batch_loss
+    from seq2seq.diagnostics.layer_report import attenuation_over, transport_profiles
+    from seq2seq.measurement import data_lengths, long_batch, measure_layers, real_lengths
 
     lengths = data_lengths(split)
     batch = long_batch(split, lengths)
-    real = {"encoder": batch.source_lengths, "decoder": batch.target_lengths}
 
     def report(changes: "Changes") -> "list[LayerReport]":
-        model = _initialized(config, module, changes)
-        return report_layers(
-            model.recurrent_layers(),
-            lambda: batch_loss(model, batch)[0].sum,
-            real=real,
-            data=lengths,
-        )
+        return measure_layers(_initialized(config, module, changes), split)
 
     def attenuations(changes: "Changes") -> list[float]:
         model = _initialized(config, module, changes)
         profiles = transport_profiles(
             model.recurrent_layers(),
             lambda: model(batch.source, batch.source_lengths, batch.decoder_input),
-            real=real,
+            real=real_lengths(batch),
         )
         return [
             attenuation_over(profile, lengths[name.partition("/")[0]].long)
@@ -212,64 +179,26 @@ def _initialized(
     config: DictConfig, module: "TranslationModule", changes: "Changes"
 ) -> "EncoderDecoder":
     """A copy of the network as training would begin with it, were these changes typed."""
+    from seq2seq.measurement import exact_copy
+
     changed = copy.deepcopy(config)
     for key, value in changes.items():
         OmegaConf.update(changed, f"initializer.{key}", value)
     # The table of weights that training prints belongs to training.
-    training = logging.getLogger("seq2seq.train")
+    training = logging.getLogger("seq2seq.assembly")
     level = training.level
     training.setLevel(logging.WARNING)
     try:
         initialize_weights(changed, module)
     finally:
         training.setLevel(level)
-    return copy.deepcopy(module.model).double().eval()
+    return exact_copy(module.model)
 
 
 def _title() -> str:
     if not HydraConfig.initialized():
         return "seq2seq-inspect"
     return " ".join(["seq2seq-inspect", *HydraConfig.get().overrides.task])
-
-
-def _write_json(path: Path, found: Inspection) -> None:
-    layers = []
-    for report, verdict in zip(found.reports, found.verdicts, strict=True):
-        lengths = report.lengths
-        layers.append(
-            {
-                **asdict(report),
-                "spectra": {gate: both._asdict() for gate, both in report.spectra.items()},
-                "slope": report.slope,
-                "half_life": report.half_life,
-                "attenuation": report.attenuation,
-                "memory_dimension": {
-                    "median": report.memory_dimension(lengths.median),
-                    "long": report.memory_dimension(lengths.long),
-                },
-                "verdict": asdict(verdict),
-            }
-        )
-    advice = None
-    if found.advice is not None:
-        advice = {**asdict(found.advice), "overrides": found.advice.overrides}
-    content = _json({"layers": layers, "advice": advice})
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(path)
-
-
-def _json(value: Any) -> Any:
-    """The same with six digits, and null for what JSON has no number for."""
-    match value:
-        case dict():
-            return {key: _json(inner) for key, inner in value.items()}
-        case list() | tuple():
-            return [_json(inner) for inner in value]
-        case float():
-            return float(f"{value:.6g}") if math.isfinite(value) else None
-        case _:
-            return value
 
 
 register()

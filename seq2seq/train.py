@@ -14,18 +14,26 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from seq2seq.assembly import (
+    build_callbacks,
+    build_datamodule,
+    build_module,
+    check_sizes,
+    check_training,
+    initialize_weights,
+)
 from seq2seq.config import config_folder, plain, register
-from seq2seq.figures import Figures, table, write_figures
+from seq2seq.figures import Figures, table
 from seq2seq.instantiate import check_targets, instantiate
+from seq2seq.records import write_json
 
 if TYPE_CHECKING:
     import lightning
     from lightning.pytorch.loggers import TensorBoardLogger
 
     from seq2seq.callbacks.progress import Throughput
-    from seq2seq.data.datamodule import TranslationDataModule
     from seq2seq.module import TranslationModule
 
 logger = logging.getLogger(__name__)
@@ -93,199 +101,10 @@ def train(config: DictConfig) -> Figures:
     )
     throughput = next(one for one in callbacks if isinstance(one, Throughput))
     figures = summary(trainer, module, throughput, folder)
-    write_figures(folder / "metrics.json", figures)
+    write_json(folder / "metrics.json", figures)
     print(table(figures), flush=True)
     _log_hyperparameters(tensorboard, config, figures)
     return figures
-
-
-def check_sizes(config: DictConfig) -> None:
-    """Refuse a network or initializer that can't be built, before any data is read.
-
-    Raises:
-        ValueError: naming the key, its value and the rule.
-    """
-    import torch
-
-    from seq2seq.data.tokenizer import PAD_ID
-    from seq2seq.initializers.rules import assign, rules_from_config
-    from seq2seq.models.encoder_decoder import encoder_decoder
-    from seq2seq.translator import check_decoding
-
-    decoding = plain(config.decoding)
-    check_decoding(
-        **{key: decoding[key] for key in ("strategy", "beam_size", "n_best", "temperature")}
-    )
-    with torch.device("meta"):
-        model = encoder_decoder(
-            source_vocabulary_size=8, target_vocabulary_size=8, pad_id=PAD_ID, **plain(config.model)
-        )
-    assign(model, rules_from_config(plain(config.initializer)))
-
-
-def check_training(config: DictConfig) -> None:
-    """Refuse values of the training loop that would fail late, or silently do something else.
-
-    Raises:
-        ValueError: naming the key, its value and the rule.
-    """
-    from seq2seq.scoring import FIGURES, SMALLER_IS_BETTER
-
-    if config.trainer.devices != 1:
-        raise ValueError(
-            f"trainer.devices={config.trainer.devices} must be 1: batches are made for one device, "
-            "and each of several would train on the same pairs"
-        )
-    for key in ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"):
-        if config.trainer[key] < 1:
-            raise ValueError(f"trainer.{key}={config.trainer[key]} must be at least 1")
-    if config.optimizer.lr < 0:
-        raise ValueError(f"optimizer.lr={config.optimizer.lr} must be at least 0")
-    betas = OmegaConf.select(config, "optimizer.betas")
-    if betas is not None and len(betas) != 2:
-        raise ValueError(f"optimizer.betas={list(betas)} must be two numbers, such as [0.9,0.999]")
-    clip = config.trainer.gradient_clip_val
-    if clip is not None and not clip > 0:
-        raise ValueError(
-            f"trainer.gradient_clip_val={clip} must be above 0; set it to null for no clipping"
-        )
-    logged = [f"val/{figure}" for figure in FIGURES]
-    for key in ("scheduler", "callbacks.best_checkpoint", "callbacks.early_stopping"):
-        monitor = OmegaConf.select(config, f"{key}.monitor")
-        if monitor is None:
-            continue
-        if monitor not in logged:
-            raise ValueError(
-                f"{key}.monitor={monitor} is not logged: choose one of {', '.join(logged)}"
-            )
-        mode = OmegaConf.select(config, f"{key}.mode")
-        better = "min" if monitor.removeprefix("val/") in SMALLER_IS_BETTER else "max"
-        if mode != better:
-            raise ValueError(
-                f"{key}.mode={mode} would take the worst {monitor} for the best: use "
-                f"{key}.mode={better}"
-            )
-
-
-def build_datamodule(config: DictConfig) -> "TranslationDataModule":
-    """Corpus, tokenizers trained on its training split, and batches."""
-    from seq2seq.data.datamodule import TranslationDataModule
-    from seq2seq.data.tokenizer import train_tokenizers
-
-    corpus = instantiate(config.data)
-    source, target = train_tokenizers(corpus.train, **plain(config.tokenizer))
-    logger.info(
-        "pairs: %s; vocabulary: %d source and %d target tokens",
-        ", ".join(
-            f"{len(getattr(corpus, name)):,} {name}"
-            for name in ("train", "validation", "test", "test_longer")
-            if getattr(corpus, name)
-        ),
-        source.vocabulary_size,
-        target.vocabulary_size,
-    )
-    return TranslationDataModule(
-        corpus=corpus,
-        source_tokenizer=source,
-        target_tokenizer=target,
-        batch_size=config.batch.size,
-        batch_unit=config.batch.unit,
-        evaluation_batch_size=config.batch.evaluation_size,
-        seed=config.batch.seed,
-    )
-
-
-def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "TranslationModule":
-    """The network in its training module, with PyTorch's own initial weights."""
-    from seq2seq.data.tokenizer import PAD_ID
-    from seq2seq.models.encoder_decoder import encoder_decoder
-    from seq2seq.module import TranslationModule
-    from seq2seq.translator import Translator
-
-    source, target = datamodule.source_tokenizer, datamodule.target_tokenizer
-    arguments = {
-        "source_vocabulary_size": source.vocabulary_size,
-        "target_vocabulary_size": target.vocabulary_size,
-        "pad_id": PAD_ID,
-        **plain(config.model),
-    }
-    model = encoder_decoder(**arguments)
-    decoding = plain(config.decoding)
-    return TranslationModule(
-        model=model,
-        model_arguments=arguments,
-        training_arguments={
-            f"{group}.{key}": value
-            for group in ("optimizer", "scheduler")
-            for key, value in plain(config[group]).items()
-        },
-        optimizer=instantiate(config.optimizer),
-        scheduler=instantiate(config.scheduler),
-        label_smoothing=config.label_smoothing,
-        bleu_tokenizer=config.bleu_tokenizer,
-        validation_translator=Translator(
-            model=model,
-            source_tokenizer=source,
-            target_tokenizer=target,
-            max_length_ratio=decoding["max_length_ratio"],
-            max_length_constant=decoding["max_length_constant"],
-        ),
-        test_translator=Translator(
-            model=model, source_tokenizer=source, target_tokenizer=target, **decoding
-        ),
-    )
-
-
-def initialize_weights(config: DictConfig, module: "TranslationModule") -> str:
-    """Set every weight by the config's rules; print the table and return it as markdown."""
-    from seq2seq.data.tokenizer import PAD_ID
-    from seq2seq.initializers.report import describe, markdown_table, text_table
-    from seq2seq.initializers.rules import initialize, rules_from_config
-
-    rules = rules_from_config(plain(config.initializer))
-    done = initialize(module.model, rules, seed=config.initialization_seed, pad_id=PAD_ID)
-    rows = describe(done)
-    logger.info("%s", text_table(rows, done.notes))
-    return markdown_table(rows, done.notes)
-
-
-def build_callbacks(config: DictConfig, folder: Path) -> list["lightning.Callback"]:
-    """Every callback that the config asks for."""
-    from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
-
-    from seq2seq.callbacks.best_checkpoint import BestCheckpoint
-    from seq2seq.callbacks.divergence import StopOnDivergence
-    from seq2seq.callbacks.last_checkpoint import LastCheckpoint
-    from seq2seq.callbacks.progress import ProgressBar
-    from seq2seq.callbacks.random_state import RandomState
-
-    chosen = config.callbacks
-    callbacks: list[lightning.Callback] = [
-        RandomState(),
-        StopOnDivergence(folder=folder),
-        instantiate(chosen.throughput),
-    ]
-    if config.trainer.enable_progress_bar:
-        callbacks.append(ProgressBar(refresh_rate=10))
-    if chosen.gradient_flow is not None:
-        # The table lies in the run's folder: it is data, and TensorBoard only a view of it.
-        callbacks.append(instantiate(chosen.gradient_flow, folder=str(folder)))
-    if chosen.sample_translations is not None:
-        callbacks.append(instantiate(chosen.sample_translations))
-    if config.trainer.fast_dev_run:
-        return callbacks
-    callbacks.append(LearningRateMonitor(logging_interval="step"))
-    if chosen.early_stopping is not None:
-        callbacks.append(EarlyStopping(**plain(chosen.early_stopping)))
-    if chosen.best_checkpoint is not None:
-        callbacks.append(
-            BestCheckpoint(folder=folder / "checkpoints", **plain(chosen.best_checkpoint))
-        )
-    if chosen.last_checkpoint is not None:
-        callbacks.append(
-            LastCheckpoint(folder=folder / "checkpoints", **plain(chosen.last_checkpoint))
-        )
-    return callbacks
 
 
 def summary(

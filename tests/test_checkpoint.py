@@ -11,6 +11,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from seq2seq.assembly import build_datamodule, build_module
 from seq2seq.checkpoint import (
     KEY,
     check_resumable,
@@ -23,7 +24,7 @@ from seq2seq.checkpoint import (
 from seq2seq.data.corpus import Pair
 from seq2seq.data.tokenizer import PAD_ID, Tokenizer, train_tokenizers
 from seq2seq.models.encoder_decoder import EncoderDecoder, encoder_decoder
-from seq2seq.train import build_datamodule, build_module, train
+from seq2seq.train import train
 from seq2seq.translator import Translator
 
 PAIRS = [Pair("one two", "un deux", 1), Pair("two three", "deux trois", 2)]

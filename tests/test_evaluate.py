@@ -9,9 +9,10 @@ import hydra
 import pytest
 from omegaconf import DictConfig
 
+from seq2seq.assembly import build_datamodule
 from seq2seq.config import config_folder, register
 from seq2seq.evaluate import evaluate
-from seq2seq.train import build_datamodule, train
+from seq2seq.train import train
 
 Compose = Callable[..., DictConfig]
 

@@ -12,15 +12,10 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from seq2seq import inspection
-from seq2seq.inspection import (
-    Inspection,
-    data_lengths,
-    inspect,
-    long_batch,
-    measure,
-    text,
-)
-from seq2seq.train import build_datamodule, train
+from seq2seq.assembly import build_datamodule
+from seq2seq.inspection import Inspection, inspect, measure, text
+from seq2seq.measurement import data_lengths, long_batch
+from seq2seq.train import train
 
 Compose = Callable[..., DictConfig]
 

@@ -13,10 +13,11 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from seq2seq.assembly import build_datamodule, build_module, initialize_weights
 from seq2seq.checkpoint import load_trained
 from seq2seq.module import Diverged, TranslationModule
 from seq2seq.scoring import FIGURES
-from seq2seq.train import build_datamodule, build_module, initialize_weights, train
+from seq2seq.train import train
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 GENERATED_DATA = ("phrasebook", "copy", "reverse", "sort", "addition")
