@@ -177,6 +177,21 @@ class SymbolsConfig(SyntheticConfig):
 
 
 @dataclass
+class RecallConfig(DataConfig):
+    """Arguments of :func:`seq2seq.data.synthetic.recall`."""
+
+    symbols: int = MISSING
+    lag: int = MISSING
+    longer_lag: int | None = None
+    alphabet_size: int = MISSING
+    train_size: int = MISSING
+    validation_size: int = MISSING
+    test_size: int = MISSING
+    longer_size: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
 class ParallelConfig(DataConfig):
     """Arguments of :func:`seq2seq.data.corpus.parallel_text`."""
 
@@ -486,6 +501,7 @@ _GROUPS: dict[str, dict[str, type]] = {
         "phrasebook": PhrasebookConfig,
         "addition": SyntheticConfig,
         "symbols": SymbolsConfig,
+        "recall": RecallConfig,
         "parallel": ParallelConfig,
         "multi30k": Multi30kConfig,
         "tatoeba": TatoebaConfig,

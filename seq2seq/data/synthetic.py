@@ -1,12 +1,13 @@
-"""Generated tasks with a known answer: copy, reverse, sort and addition.
+"""Generated tasks with a known answer: copy, reverse, sort, addition and recall.
 
 Every source is drawn without replacement over all splits, so that no split repeats another's,
-and the longer test split asks for lengths that training never shows. Symbols are integers
+and the longer test split asks for lengths, or lags, that training never shows. Symbols are integers
 apart by spaces; addition is a task on characters.
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 
 from seq2seq.data.corpus import Corpus, CorpusError, Pair
 
@@ -16,6 +17,8 @@ SYMBOL_TASKS: Mapping[str, Callable[[list[int]], list[int]]] = {
     "sort": sorted,
 }
 TASKS = (*SYMBOL_TASKS, "addition")
+
+BLANK = "_"
 
 
 def synthetic_task(
@@ -59,8 +62,7 @@ def synthetic_task(
     longer_max_length = 2 * max_length if longer_max_length is None else longer_max_length
     if task not in TASKS:
         raise CorpusError(f"data.task={task} is none of {', '.join(TASKS)}.")
-    if alphabet_size < 2:
-        raise CorpusError(f"data.alphabet_size={alphabet_size}: at least 2 symbols are needed.")
+    _check_alphabet(alphabet_size)
     if not 1 <= min_length <= max_length:
         raise CorpusError(
             f"data.min_length={min_length} and data.max_length={max_length}: give lengths from "
@@ -75,16 +77,7 @@ def synthetic_task(
             f"data.longer_max_length={longer_max_length} must exceed data.max_length={max_length}; "
             "data.longer_size=0 leaves the longer test out."
         )
-    sizes = {
-        "train": train_size,
-        "validation": validation_size,
-        "test": test_size,
-        "test_longer": longer_size,
-    }
-    for split, size in sizes.items():
-        if size < (0 if split == "test_longer" else 1):
-            name = split.replace("test_longer", "longer")
-            raise CorpusError(f"data.{name}_size={size}: give at least 1 pair.")
+    sizes = _sizes(train_size, validation_size, test_size, longer_size)
     lengths = {
         "train": range(min_length, max_length + 1),
         "validation": range(min_length, max_length + 1),
@@ -105,7 +98,8 @@ def synthetic_task(
             if task == "addition":
                 splits[split].append(_addition(number, min_length, length))
             else:
-                splits[split].append(_symbols(number, task, alphabet_size, length))
+                symbols = _symbols(number, alphabet_size, length)
+                splits[split].append(_pair(symbols, SYMBOL_TASKS[task](symbols)))
     for pairs in splits.values():
         generator.shuffle(pairs)
     origin = {
@@ -114,6 +108,96 @@ def synthetic_task(
         if splits[split]
     }
     return Corpus(**splits, max_length=None, origin=origin)
+
+
+def recall(
+    *,
+    symbols: int = 5,
+    lag: int = 20,
+    longer_lag: int | None = None,
+    alphabet_size: int = 8,
+    train_size: int = 10000,
+    validation_size: int = 500,
+    test_size: int = 500,
+    longer_size: int = 500,
+    seed: int = 0,
+) -> Corpus:
+    """Generates the recall task: symbols, then blanks; the target is the symbols again.
+
+    The lag is the same for every pair of a split, so that each symbol has to last for that many
+    timesteps of nothing new. After the copying task of Arjovsky, Shah and Bengio 2016, "Unitary
+    evolution recurrent neural networks", with a decoder in place of the outputs after the lag.
+    No symbols are drawn twice, in whatever split, though the blanks of the longer test would
+    make another source of them.
+
+    Args:
+        symbols: How many symbols are to be remembered.
+        lag: Blanks after them.
+        longer_lag: Blanks in the longer test split; None for twice `lag`.
+        alphabet_size: Number of different symbols, 0 to `alphabet_size` - 1.
+        train_size: Pairs to train on.
+        validation_size: Pairs for model selection.
+        test_size: Pairs for the test.
+        longer_size: Pairs for the longer test; 0 for none.
+        seed: Seed of the draw.
+
+    Raises:
+        CorpusError: If an argument is out of range, or there are too few different sources.
+    """
+    longer_lag = 2 * lag if longer_lag is None else longer_lag
+    _check_alphabet(alphabet_size)
+    for key, value in (("symbols", symbols), ("lag", lag)):
+        if value < 1:
+            raise CorpusError(f"data.{key}={value}: give at least 1.")
+    if longer_size > 0 and longer_lag <= lag:
+        raise CorpusError(
+            f"data.longer_lag={longer_lag} must exceed data.lag={lag}; data.longer_size=0 leaves "
+            "the longer test out."
+        )
+    sizes = _sizes(train_size, validation_size, test_size, longer_size)
+    size, available = sum(sizes.values()), int(alphabet_size**symbols)
+    if size > available:
+        raise CorpusError(
+            f"recall has only {available} different sources of {symbols} symbols out of "
+            f"{alphabet_size}, too few for {size} pairs in all: ask for fewer pairs, or for a "
+            "larger data.symbols or data.alphabet_size."
+        )
+    generator = random.Random(f"recall {seed}")
+    numbers = iter(_draw_distinct(available, size, generator))
+    lags = {split: longer_lag if split == "test_longer" else lag for split in sizes}
+    splits: dict[str, list[Pair]] = {split: [] for split in sizes}
+    for split, pairs in splits.items():
+        for number in islice(numbers, sizes[split]):
+            drawn = _symbols(number, alphabet_size, symbols)
+            pairs.append(_pair([*drawn, *[BLANK] * lags[split]], drawn))
+    origin = {
+        split: f"recall, {symbols} symbols, lag {lags[split]}, seed {seed}"
+        for split, size in sizes.items()
+        if size
+    }
+    return Corpus(**splits, max_length=None, origin=origin)
+
+
+def _check_alphabet(alphabet_size: int) -> None:
+    if alphabet_size < 2:
+        raise CorpusError(f"data.alphabet_size={alphabet_size}: at least 2 symbols are needed.")
+
+
+def _sizes(
+    train_size: int, validation_size: int, test_size: int, longer_size: int
+) -> dict[str, int]:
+    """Pairs of each split; only the longer test may have none."""
+    sizes = {
+        "train": train_size,
+        "validation": validation_size,
+        "test": test_size,
+        "test_longer": longer_size,
+    }
+    for split, size in sizes.items():
+        if size < (0 if split == "test_longer" else 1):
+            name = split.replace("test_longer", "longer")
+            raise CorpusError(f"data.{name}_size={size}: give at least 1 pair.")
+    return sizes
 
 
 def _draw_lengths(
@@ -157,14 +241,17 @@ def _draw_distinct(limit: int, size: int, generator: random.Random) -> list[int]
     return list(numbers)
 
 
-def _symbols(number: int, task: str, alphabet_size: int, length: int) -> Pair:
-    """Writes `number` in base `alphabet_size`: one source for each number."""
+def _symbols(number: int, alphabet_size: int, length: int) -> list[int]:
+    """Writes `number` in base `alphabet_size`: one sequence for each number."""
     symbols = []
     for _ in range(length):
         number, symbol = divmod(number, alphabet_size)
         symbols.append(symbol)
-    target = SYMBOL_TASKS[task](symbols)
-    return Pair(" ".join(map(str, symbols)), " ".join(map(str, target)), 0)
+    return symbols
+
+
+def _pair(source: Iterable[int | str], target: Iterable[int]) -> Pair:
+    return Pair(" ".join(map(str, source)), " ".join(map(str, target)), 0)
 
 
 def _summands(min_length: int, length: int) -> tuple[int, int, int]:

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from seq2seq.data.corpus import Corpus, CorpusError
-from seq2seq.data.synthetic import _addition, _summand_pairs, synthetic_task
+from seq2seq.data.synthetic import BLANK, _addition, _summand_pairs, recall, synthetic_task
 
 SPLITS = ("train", "validation", "test", "test_longer")
 
@@ -11,6 +11,11 @@ SPLITS = ("train", "validation", "test", "test_longer")
 def small(task: str, **arguments) -> Corpus:
     sizes = {"train_size": 300, "validation_size": 40, "test_size": 50, "longer_size": 60}
     return synthetic_task(task=task, **(sizes | arguments))
+
+
+def small_recall(**arguments) -> Corpus:
+    sizes = {"train_size": 300, "validation_size": 40, "test_size": 50, "longer_size": 60}
+    return recall(**(sizes | {"symbols": 3, "lag": 4} | arguments))
 
 
 def numbers(text: str) -> list[int]:
@@ -143,3 +148,53 @@ def test_longer_test_can_be_left_out() -> None:
 def test_impossible_arguments_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(CorpusError, match=message):
         small(**arguments)
+
+
+def test_recall_asks_for_the_symbols_before_the_blanks() -> None:
+    corpus = small_recall(alphabet_size=9)
+    for split in SPLITS:
+        lag = 8 if split == "test_longer" else 4
+        for pair in getattr(corpus, split):
+            source = pair.source.split()
+            assert source[3:] == [BLANK] * lag
+            assert source[:3] == pair.target.split()
+            assert all(0 <= symbol < 9 for symbol in numbers(pair.target))
+    assert {s for pair in corpus.train for s in numbers(pair.target)} == set(range(9))
+    assert corpus.origin["test_longer"] == "recall, 3 symbols, lag 8, seed 0"
+
+
+def test_recall_never_repeats_symbols_even_after_more_blanks() -> None:
+    corpus = small_recall()
+    targets = [pair.target for split in SPLITS for pair in getattr(corpus, split)]
+    assert len(targets) == len(set(targets)) == 450
+
+
+def test_recall_can_use_every_source_and_depends_on_its_seed_alone() -> None:
+    sizes = {"train_size": 200, "validation_size": 20, "test_size": 20, "longer_size": 16}
+    corpus = small_recall(symbols=4, alphabet_size=4, **sizes)
+    assert len({pair.target for split in SPLITS for pair in getattr(corpus, split)}) == 4**4
+    assert small_recall(seed=5) == small_recall(seed=5)
+    assert small_recall(seed=5).train != small_recall(seed=6).train
+
+
+def test_longer_lag_can_be_chosen_or_left_out() -> None:
+    longer = small_recall(longer_lag=7).test_longer
+    assert {len(pair.source.split()) for pair in longer} == {10}
+    corpus = small_recall(longer_size=0, longer_lag=1)
+    assert corpus.test_longer == [] and set(corpus.origin) == {"train", "validation", "test"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"symbols": 0}, "data.symbols=0"),
+        ({"lag": 0}, "data.lag=0"),
+        ({"longer_lag": 4}, "data.longer_lag=4 must exceed data.lag=4"),
+        ({"alphabet_size": 1}, "data.alphabet_size=1"),
+        ({"validation_size": 0}, "data.validation_size=0"),
+        ({"alphabet_size": 7}, "only 343 different sources of 3 symbols out of 7, .* 450 pairs"),
+    ],
+)
+def test_impossible_recall_is_refused(arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(CorpusError, match=message):
+        small_recall(**arguments)
