@@ -59,6 +59,8 @@ def check_training(config: DictConfig) -> None:
             f"trainer.devices={config.trainer.devices} must be 1: batches are made for one device, "
             "and each of several would train on the same pairs"
         )
+    if config.threads is not None and config.threads < 1:
+        raise ValueError(f"threads={config.threads} must be at least 1, or null")
     for key in ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"):
         if config.trainer[key] < 1:
             raise ValueError(f"trainer.{key}={config.trainer[key]} must be at least 1")
@@ -181,6 +183,7 @@ def build_callbacks(config: DictConfig, folder: Path) -> list["lightning.Callbac
     from seq2seq.callbacks.last_checkpoint import LastCheckpoint
     from seq2seq.callbacks.progress import ProgressBar
     from seq2seq.callbacks.random_state import RandomState
+    from seq2seq.callbacks.steps_to_target import StepsToTarget
 
     chosen = config.callbacks
     callbacks: list[lightning.Callback] = [
@@ -195,6 +198,8 @@ def build_callbacks(config: DictConfig, folder: Path) -> list["lightning.Callbac
         callbacks.append(instantiate(chosen.gradient_flow, folder=str(folder)))
     if chosen.sample_translations is not None:
         callbacks.append(instantiate(chosen.sample_translations))
+    if chosen.target.loss is not None:
+        callbacks.append(StepsToTarget(**plain(chosen.target)))
     if config.trainer.fast_dev_run:
         return callbacks
     callbacks.append(LearningRateMonitor(logging_interval="step"))

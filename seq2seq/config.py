@@ -427,6 +427,14 @@ class EarlyStoppingConfig:
 
 
 @dataclass
+class StepsToTargetConfig:
+    """Arguments of :class:`seq2seq.callbacks.steps_to_target.StepsToTarget`."""
+
+    loss: float | None = None
+    every_n_steps: int = 20
+
+
+@dataclass
 class CallbacksConfig:
     """Every callback that a run can have; null leaves one out."""
 
@@ -436,6 +444,20 @@ class CallbacksConfig:
     best_checkpoint: BestCheckpointConfig | None = None
     last_checkpoint: LastCheckpointConfig | None = None
     early_stopping: EarlyStoppingConfig | None = None
+    target: StepsToTargetConfig = field(default_factory=StepsToTargetConfig)
+
+
+@dataclass
+class FigureConfig:
+    """Arguments of :func:`seq2seq.sweep_figure.draw`, beside the runs."""
+
+    kind: str = "lines"
+    x: str | None = None
+    y: list[str] = field(default_factory=lambda: ["test/loss"])
+    lines: str | None = None
+    panels: str | None = None
+    logarithmic: list[str] = field(default_factory=list)
+    title: str | None = None
 
 
 @dataclass
@@ -456,6 +478,9 @@ class TrainConfig:
     bleu_tokenizer: str = "13a"
     seed: int = 1
     initialization_seed: int = MISSING
+    threads: int | None = None
+    inspect: bool = False
+    figure: FigureConfig | None = None
     ckpt_path: str | None = None
     run_folder: str = "${hydra:runtime.output_dir}"
     debug: Any = None

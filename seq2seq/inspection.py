@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from seq2seq.assembly import build_datamodule, build_module, check_sizes, initialize_weights
 from seq2seq.config import config_folder, plain, register
 from seq2seq.instantiate import check_targets
+from seq2seq.sweep import lost, only_warnings
 
 if TYPE_CHECKING:
     from seq2seq.data.batch import EncodedSplit
@@ -40,18 +41,20 @@ class Inspection:
     advice: "Advice | None"
 
 
-def inspect(config: DictConfig) -> Inspection:
+def inspect(config: DictConfig, *, brief: bool = False) -> Inspection:
     """Measure every recurrent layer, and write table, picture and JSON.
 
     Args:
         config: composed from ``conf/inspect.yaml`` or ``conf/train.yaml``, of type
             :class:`~seq2seq.config.TrainConfig`.
+        brief: look for no advice and draw no picture, and print the verdicts alone.
 
     Raises:
         ValueError, FileNotFoundError: one sentence for whatever the user can mend.
     """
     from seq2seq.diagnostics.layer_picture import draw_layers
     from seq2seq.measurement import RECORD, write_reports
+    from seq2seq.status import recorded
 
     folder = Path(config.run_folder)
     if (folder / RECORD).exists():
@@ -59,18 +62,27 @@ def inspect(config: DictConfig) -> Inspection:
             f"{folder / RECORD} is there already and is not overwritten: remove it, or choose "
             "another hydra.run.dir"
         )
-    found = measure(config)
+    with recorded(folder):
+        found = measure(config, advice=not brief)
+    if brief:
+        write_reports(folder / RECORD, found.reports)
+        for report, verdict in zip(found.reports, found.verdicts, strict=True):
+            print(f"\t   {report.layer} {verdict}", flush=True)
+        return found
     advice = _advice_text(found).partition("\n")[0]
     picture = draw_layers(found.reports, found.verdicts, title=_title(), advice=advice)
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / PICTURE).write_bytes(picture)
     write_reports(folder / RECORD, found.reports, found.advice)
     print(f"{text(found)}\n\n{folder / PICTURE}\n{folder / RECORD}", flush=True)
     return found
 
 
-def measure(config: DictConfig) -> Inspection:
+def measure(config: DictConfig, *, advice: bool = True) -> Inspection:
     """Build model and batch, measure every recurrent layer, and look for a change that helps.
+
+    Args:
+        config: as for :func:`inspect`.
+        advice: whether to look for one.
 
     Raises:
         ValueError, FileNotFoundError: as :func:`inspect`.
@@ -88,13 +100,13 @@ def measure(config: DictConfig) -> Inspection:
     laboratory = _laboratory(config, module, datamodule.split("train"))
     try:
         reports = list(laboratory.report({}))
-        advice = advise(laboratory, reports)
+        change = advise(laboratory, reports) if advice else None
     except FloatingPointError as error:
         raise ValueError(
             f"the network overflows on its first batch ({error}): choose a far smaller "
             "initializer, such as initializer=orthogonal"
         ) from error
-    return Inspection(reports, [judge(report) for report in reports], advice)
+    return Inspection(reports, [judge(report) for report in reports], change)
 
 
 def text(found: Inspection) -> str:
@@ -206,12 +218,18 @@ register()
 
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="inspect")
 def _hydra_main(config: DictConfig) -> None:
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweep:
+        only_warnings()
     try:
-        inspect(config)
-    except (ValueError, OSError) as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+        inspect(config, brief=sweep)
+    except Exception as error:
+        if sweep:
+            lost(Path(config.run_folder), error)
+        elif isinstance(error, (ValueError, OSError)):
+            sys.exit(f"error: {error}")
+        else:
             raise
-        sys.exit(f"error: {error}")
 
 
 def main() -> None:

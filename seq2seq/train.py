@@ -8,6 +8,7 @@ import logging
 import math
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,13 @@ from seq2seq.config import config_folder, plain, register
 from seq2seq.figures import Figures, table
 from seq2seq.instantiate import check_targets, instantiate
 from seq2seq.records import write_json
+from seq2seq.sweep import lost, only_warnings
 
 if TYPE_CHECKING:
     import lightning
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    from seq2seq.callbacks.progress import Throughput
+    from seq2seq.data.datamodule import TranslationDataModule
     from seq2seq.module import TranslationModule
 
 logger = logging.getLogger(__name__)
@@ -54,10 +56,9 @@ def train(config: DictConfig) -> Figures:
         seq2seq.module.Diverged: if the loss or a gradient is no longer finite.
     """
     import lightning
+    import torch
 
-    from seq2seq.callbacks.best_checkpoint import BestCheckpoint
-    from seq2seq.callbacks.progress import Throughput
-    from seq2seq.checkpoint import check_resumable
+    from seq2seq.status import recorded
 
     _quieten()
     check_targets(config)
@@ -65,14 +66,25 @@ def train(config: DictConfig) -> Figures:
     lightning.seed_everything(config.seed, verbose=False)
     check_sizes(config)
     check_training(config)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     folder = Path(config.run_folder)
     checkpoints = folder / "checkpoints"
-    if config.ckpt_path is None and any(checkpoints.glob("*.ckpt")):
+    held = (folder / "metrics.json").exists() or any(checkpoints.glob("*.ckpt"))
+    if config.ckpt_path is None and held:
         raise ValueError(
             f"{folder} holds a run already: choose another hydra.run.dir, or go on with "
             f"ckpt_path={checkpoints / 'last.ckpt'}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    with recorded(folder):
+        return _train(config, folder)
+
+
+def _train(config: DictConfig, folder: Path) -> Figures:
+    import lightning
+
+    from seq2seq.callbacks.best_checkpoint import BestCheckpoint
+    from seq2seq.checkpoint import check_resumable
 
     datamodule = build_datamodule(config)
     module = build_module(config, datamodule)
@@ -83,6 +95,8 @@ def train(config: DictConfig) -> Figures:
     tensorboard = _tensorboard(folder)
     report = initialize_weights(config, module)
     tensorboard.experiment.add_text("initialization", report, 0)
+    if config.inspect and ckpt_path is None:
+        _inspect(module, datamodule, folder)
 
     callbacks = build_callbacks(config, folder)
     trainer: lightning.Trainer = instantiate(
@@ -99,21 +113,41 @@ def train(config: DictConfig) -> Figures:
         weights_only=True,
         verbose=False,
     )
-    throughput = next(one for one in callbacks if isinstance(one, Throughput))
-    figures = summary(trainer, module, throughput, folder)
+    figures = summary(trainer, module, callbacks, folder)
     write_json(folder / "metrics.json", figures)
-    print(table(figures), flush=True)
     _log_hyperparameters(tensorboard, config, figures)
     return figures
+
+
+def _inspect(
+    module: "TranslationModule", datamodule: "TranslationDataModule", folder: Path
+) -> None:
+    """Measure every recurrent layer as training begins with it; say and keep what was found."""
+    from seq2seq.diagnostics.verdict import judge
+    from seq2seq.measurement import RECORD, measure_layers, write_reports
+
+    try:
+        reports = measure_layers(module.model, datamodule.split("train"))
+    except FloatingPointError as error:
+        logger.warning("nothing was measured before training: %s", error)
+        return
+    for report in reports:
+        logger.info("%s %s", report.layer, judge(report))
+    write_reports(folder / RECORD, reports)
 
 
 def summary(
     trainer: "lightning.Trainer",
     module: "TranslationModule",
-    throughput: "Throughput",
+    callbacks: "Sequence[lightning.Callback]",
     folder: Path,
 ) -> Figures:
     """Everything worth keeping of a finished run, under the keys of TensorBoard."""
+    from seq2seq.callbacks.progress import Throughput
+    from seq2seq.callbacks.steps_to_target import StepsToTarget
+
+    throughput = next(one for one in callbacks if isinstance(one, Throughput))
+    targets = [one for one in callbacks if isinstance(one, StepsToTarget)]
     figures: Figures = {
         name: float(value)
         for name, value in sorted(trainer.callback_metrics.items())
@@ -127,6 +161,7 @@ def summary(
         **figures,
         "train/target_tokens_per_second": throughput.tokens_per_second,
         "train/seconds": throughput.seconds,
+        **({"train/steps_to_target": targets[0].steps} if targets else {}),
         "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
         "bleu_signature": signatures["bleu"],
         "chrf_signature": signatures["chrf"],
@@ -197,13 +232,17 @@ def _hydra_main(config: DictConfig) -> float | None:
 
     from seq2seq.module import Diverged
 
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweep:
+        only_warnings()
     try:
         figures = train(config)
-    except (ValueError, OSError, MisconfigurationException, Diverged) as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            logger.error("error: %s", error)  # Hydra itself speaks only after the last job
-            raise
-        sys.exit(f"error: {error}")
+    except Exception as error:
+        if sweep:
+            return lost(Path(config.run_folder), error)
+        if isinstance(error, (ValueError, OSError, MisconfigurationException, Diverged)):
+            sys.exit(f"error: {error}")
+        raise
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into an exit
         last = Path(config.run_folder) / "checkpoints" / "last.ckpt"
         # In the same folder, so that the best checkpoint so far stays the one to beat.
@@ -211,7 +250,12 @@ def _hydra_main(config: DictConfig) -> float | None:
         hint = hint if last.is_file() else ""
         sys.exit(f"\ninterrupted{hint}")  # below the progress bar
     objective = figures.get("test/loss")
-    return objective if isinstance(objective, float) else None
+    objective = objective if isinstance(objective, float) else math.inf
+    if sweep:
+        print(f"\t   test/loss {objective:.4f}, {figures['train/seconds']:.1f} s", flush=True)
+    else:
+        print(table(figures), flush=True)
+    return objective if math.isfinite(objective) else math.inf
 
 
 def main() -> None:

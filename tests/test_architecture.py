@@ -47,6 +47,9 @@ LAYERS = {
     "inspection": 4,
     "instantiate": 4,
     "report": 4,
+    "status": 4,
+    "sweep": 4,
+    "sweep_figure": 4,
     "train": 4,
     "translate": 4,
 }

@@ -1,0 +1,276 @@
+"""The picture of a sweep: lines over one axis, a matrix, or how far each start carries a gradient.
+
+Runs that differ only in what isn't drawn, such as the seed, are averaged: a line is their mean and
+its band goes from the lowest to the highest. Which runs there are is the business of `sweep`.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from seq2seq.sweep import Run, Value
+
+KINDS = ("lines", "matrix", "profile")
+
+# Numbers of these units would not fit on the picture's axis: natural logarithm of a float32 that
+# underflows, in decades.
+_LOWEST_NORM = 1e-12
+_DIVERGED = "diverged"
+
+
+def draw(
+    runs: "Sequence[Run]",
+    *,
+    kind: str,
+    x: str | None = None,
+    y: Sequence[str] = (),
+    lines: str | None = None,
+    panels: str | None = None,
+    logarithmic: Sequence[str] = (),
+    title: str | None = None,
+) -> bytes:
+    """Draw the runs of a sweep, as PNG.
+
+    Names are those of the sweep's table: overrides, such as ``model.hidden_size``, and its columns,
+    such as ``test/loss``. A run that diverged has no loss, and is marked at the upper edge.
+
+    Args:
+        runs: with what is known of each.
+        kind: ``lines``: each of ``y`` over ``x``, one below the other; ``matrix``: the means of
+            each of ``y`` as colours and numbers, ``lines`` against ``x``; ``profile``: what is left
+            of a gradient over the distance back, from the measurement before training.
+        x: horizontal axis: any values, numbers where they are; not for a profile.
+        y: what is drawn; not for a profile.
+        lines: one line, or row of the matrix, for each value.
+        panels: one panel side by side for each value.
+        logarithmic: those of ``x`` and ``y`` whose axis is logarithmic.
+        title: above the picture.
+
+    Raises:
+        ValueError: if a name is in no run, with the names there are.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"figure.kind={kind} must be one of {', '.join(KINDS)}")
+    if kind == "profile":
+        x, y = None, ["transport"]
+    elif x is None or not y:
+        raise ValueError(f"figure.kind={kind} needs figure.x and at least one name in figure.y")
+    elif kind == "matrix" and lines is None:
+        raise ValueError("figure.kind=matrix needs figure.lines, the rows of the matrix")
+    for key, name in [("x", x), ("lines", lines), ("panels", panels), *(("y", one) for one in y)]:
+        _require(runs, f"figure.{key}", name if kind != "profile" or key != "y" else None)
+    columns = _values(runs, panels)
+    figure = Figure(
+        figsize=(max(5.0, 4.2 * len(columns)) + 1.5, 3.6 * len(y) + 0.6), layout="constrained"
+    )
+    grid = figure.subplots(len(y), len(columns), squeeze=False, sharey="row")
+    labels = _values(runs, lines)
+    for row, name in enumerate(y):
+        for column, panel in enumerate(columns):
+            axes = grid[row, column]
+            chosen = [run for run in runs if panels is None or run.value(panels) == panel]
+            if panels is not None and not row:
+                axes.set_title(f"{_short(panels)} {_shown(panel)}", fontsize=10)
+            if kind == "lines":
+                assert x is not None
+                _draw_lines(axes, chosen, x, name, lines, labels, logarithmic)
+            elif kind == "matrix":
+                assert x is not None and lines is not None
+                _draw_matrix(axes, chosen, x, name, lines, labels)
+            else:
+                _draw_profiles(axes, chosen, lines, labels)
+            if kind != "matrix" and not column:
+                axes.set_ylabel(_short(name) if kind == "lines" else "transport: share left")
+    if lines is not None and kind != "matrix":
+        handles, names = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, names, title=_short(lines), loc="outside right upper", fontsize=8)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _draw_lines(
+    axes: Axes,
+    runs: "Sequence[Run]",
+    x: str,
+    y: str,
+    lines: str | None,
+    labels: "Sequence[Value]",
+    logarithmic: Sequence[str],
+) -> None:
+    places = _values(runs, x)
+    numeric = all(_is_number(value) for value in places)
+    at: Mapping[Value, float] = {
+        value: float(value) if numeric else index  # type: ignore[arg-type]
+        for index, value in enumerate(places)
+    }
+    if y in logarithmic:
+        axes.set_yscale("log")
+    if x in logarithmic and numeric:
+        axes.set_xscale("log")
+        axes.set_xticks([at[value] for value in places], [_shown(value) for value in places])
+        axes.minorticks_off()
+    for index, label in enumerate(labels):
+        line = [run for run in runs if lines is None or run.value(lines) == label]
+        colour = _colour(index, len(labels))
+        points = [(at[value], _finite(line, x, value, y)) for value in places]
+        known = [(place, values) for place, values in points if values]
+        if known:
+            where = [place for place, _ in known]
+            axes.plot(
+                where,
+                [_mean(values, geometric=y in logarithmic) for _, values in known],
+                color=colour,
+                marker=_MARKERS[index % len(_MARKERS)],
+                markersize=4,
+                label=_shown(label),
+            )
+            axes.fill_between(
+                where,
+                [min(values) for _, values in known],
+                [max(values) for _, values in known],
+                color=colour,
+                alpha=0.15,
+                linewidth=0,
+            )
+        lost = [at[run.value(x)] for run in line if run.value("status") == _DIVERGED]
+        axes.plot(
+            lost,
+            [0.98] * len(lost),
+            "x",
+            color=colour,
+            transform=axes.get_xaxis_transform(),
+            clip_on=False,
+        )
+    if not numeric:
+        axes.set_xticks(
+            range(len(places)), [_shown(value) for value in places], rotation=30, ha="right"
+        )
+    if y in ("slope", "attenuation", "leading_exponent", "attenuation_over_layers"):
+        axes.axhline(0, color="grey", linestyle=":", linewidth=1)
+    axes.set_xlabel(_short(x))
+    axes.grid(alpha=0.25)
+
+
+def _draw_matrix(
+    axes: Axes,
+    runs: "Sequence[Run]",
+    x: str,
+    y: str,
+    lines: str,
+    labels: "Sequence[Value]",
+) -> None:
+    places = _values(runs, x)
+    means = np.full((len(labels), len(places)), np.nan)
+    for row, label in enumerate(labels):
+        line = [run for run in runs if run.value(lines) == label]
+        for column, value in enumerate(places):
+            found = _finite(line, x, value, y)
+            if found:
+                means[row, column] = _mean(found)
+    known = means[np.isfinite(means)]
+    low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
+    axes.imshow(means, aspect="auto", cmap="viridis", vmin=low, vmax=high)
+    for (row, column), value in np.ndenumerate(means):
+        dark = not math.isfinite(value) or value < (low + high) / 2
+        axes.text(
+            column,
+            row,
+            f"{value:.3g}" if math.isfinite(value) else "-",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if dark and math.isfinite(value) else "black",
+        )
+    axes.set_xticks(range(len(places)), [_shown(value) for value in places])
+    axes.set_yticks(range(len(labels)), [_shown(label) for label in labels])
+    axes.set_xlabel(_short(x))
+    title = axes.get_title()
+    axes.set_title(f"{title}, {_short(y)}" if title else _short(y), fontsize=10)
+
+
+def _draw_profiles(
+    axes: Axes, runs: "Sequence[Run]", lines: str | None, labels: "Sequence[Value]"
+) -> None:
+    for index, label in enumerate(labels):
+        line = [run for run in runs if lines is None or run.value(lines) == label]
+        profiles = [run.transport for run in line if run.transport]
+        if not profiles:
+            continue
+        length = min(len(profile) for profile in profiles)
+        logarithms = np.log(
+            np.maximum([profile[:length] for profile in profiles], _LOWEST_NORM / 1e3)
+        )
+        axes.plot(
+            range(length),
+            np.exp(logarithms.mean(0)),
+            color=_colour(index, len(labels)),
+            linestyle=_DASHES[index // 10 % len(_DASHES)],
+            label=_shown(label),
+        )
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, _LOWEST_NORM), max(high, 10.0))
+    axes.axhline(1, color="grey", linestyle=":", linewidth=1)
+    axes.set_xlabel("timesteps back from the end")
+    axes.grid(alpha=0.25)
+
+
+_MARKERS = "os^vD*Pp<>"
+_DASHES = ("-", "--", ":")
+
+
+def _colour(index: int, count: int) -> Any:
+    name = "tab10" if count <= 10 else "tab20"
+    return matplotlib.colormaps[name](index % 20)
+
+
+def _require(runs: "Sequence[Run]", key: str, name: str | None) -> None:
+    if name is None or any(run.value(name) is not None for run in runs):
+        return
+    known = {known for run in runs for known in (*run.overrides, *run.columns)}
+    filled = sorted(name for name in known if any(run.value(name) is not None for run in runs))
+    raise ValueError(f"{key}={name} is known of no run; choose one of {', '.join(filled)}")
+
+
+def _values(runs: "Sequence[Run]", name: str | None) -> "list[Value]":
+    """Different values in order: numbers by size, anything else as first seen."""
+    if name is None:
+        return [None]
+    values = list(dict.fromkeys(run.value(name) for run in runs))
+    if all(_is_number(value) for value in values):
+        return sorted(values)  # type: ignore[type-var]
+    return values
+
+
+def _finite(runs: "Sequence[Run]", x: str, value: "Value", y: str) -> list[float]:
+    found = [run.value(y) for run in runs if run.value(x) == value]
+    return [float(one) for one in found if _is_number(one) and math.isfinite(one)]  # type: ignore[arg-type]
+
+
+def _mean(values: Sequence[float], *, geometric: bool = False) -> float:
+    if geometric and min(values) > 0:
+        return math.exp(sum(map(math.log, values)) / len(values))
+    return sum(values) / len(values)
+
+
+def _is_number(value: "Value") -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _shown(value: "Value") -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _short(name: str) -> str:
+    """An override without the group that it is known by, a column in words."""
+    return name.replace("_", " ") if "." not in name else name
