@@ -114,6 +114,17 @@ class RuleConfig:
 
 
 @dataclass
+class CalibrationConfig:
+    """A method and its numbers; see :class:`seq2seq.initializers.calibration.Calibration`."""
+
+    method: str | None = None
+    attenuation: float | None = None
+    variance: float | None = None
+    tolerance: float | None = None
+    trials: int | None = None
+
+
+@dataclass
 class InitializerConfig:
     """Rules by role, and the user's own before them; see ``rules_from_config``."""
 
@@ -131,6 +142,7 @@ class InitializerConfig:
     bridge: RuleConfig = field(default_factory=RuleConfig)
     output: RuleConfig = field(default_factory=RuleConfig)
     linear_bias: RuleConfig = field(default_factory=RuleConfig)
+    calibration: CalibrationConfig | None = None
 
 
 @dataclass
@@ -383,8 +395,49 @@ class GradientFlowConfig(CallbackConfig):
     heat_map_lowest: float = -8.0
     heat_map_highest: float = 2.0
     ridge_max_length: int = 30
-    max_tags: int = 300
+    max_tags: int = 500
     seed: int = 0
+
+
+@dataclass
+class InputGradientConfig(CallbackConfig):
+    """Arguments of :class:`seq2seq.callbacks.input_gradient.InputGradient`."""
+
+    every_n_steps: int = 1
+    log_every_n_steps: int = 50
+    min_examples: int = 8
+
+
+@dataclass
+class ForwardSignalConfig(CallbackConfig):
+    """Arguments of :class:`seq2seq.callbacks.forward_signal.ForwardSignal`."""
+
+    every_n_steps: int = 100
+    examples: int = 16
+
+
+@dataclass
+class SpectrumConfig(CallbackConfig):
+    """Arguments of :class:`seq2seq.callbacks.spectrum.Spectrum`."""
+
+    every_n_steps: int = 500
+    examples: int = 16
+    exponents: int = 32
+
+
+@dataclass
+class WeightGradientConfig(CallbackConfig):
+    """Arguments of :class:`seq2seq.callbacks.weight_gradient.WeightGradient`."""
+
+    every_n_steps: int = 100
+    examples: int = 16
+
+
+@dataclass
+class UpdateRatioConfig(CallbackConfig):
+    """Arguments of :class:`seq2seq.callbacks.update_ratio.UpdateRatio`."""
+
+    every_n_steps: int = 100
 
 
 @dataclass
@@ -439,6 +492,11 @@ class CallbacksConfig:
     """Every callback that a run can have; null leaves one out."""
 
     gradient_flow: GradientFlowConfig | None = None
+    input_gradient: InputGradientConfig | None = None
+    forward_signal: ForwardSignalConfig | None = None
+    spectrum: SpectrumConfig | None = None
+    weight_gradient: WeightGradientConfig | None = None
+    update_ratio: UpdateRatioConfig | None = None
     sample_translations: SampleTranslationsConfig | None = None
     throughput: ThroughputConfig = field(default_factory=ThroughputConfig)
     best_checkpoint: BestCheckpointConfig | None = None
@@ -453,7 +511,7 @@ class FigureConfig:
 
     kind: str = "lines"
     x: str | None = None
-    y: list[str] = field(default_factory=lambda: ["test/loss"])
+    y: list[str] = field(default_factory=list)
     lines: str | None = None
     panels: str | None = None
     logarithmic: list[str] = field(default_factory=list)
@@ -480,7 +538,7 @@ class TrainConfig:
     initialization_seed: int = MISSING
     threads: int | None = None
     inspect: bool = False
-    figure: FigureConfig | None = None
+    figure: FigureConfig = field(default_factory=FigureConfig)
     ckpt_path: str | None = None
     run_folder: str = "${hydra:runtime.output_dir}"
     debug: Any = None

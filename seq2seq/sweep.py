@@ -88,23 +88,28 @@ def lost(folder: Path, error: Exception) -> float:
 class SweepRecord(Callback):
     """Hydra's callback: the table after each job of a sweep, table and figure at its end."""
 
+    def __init__(self) -> None:
+        self._ended: dict[Path, Run] = {}  # each is read once, when it has ended
+
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Bring the table up to date, for those who look while the sweep runs."""
         if config.hydra.mode == RunMode.MULTIRUN:
             folder = Path(config.hydra.sweep.dir)
-            write_table(folder / TABLE, read_runs(folder))
+            ended = Path(config.hydra.runtime.output_dir)
+            self._ended[ended.resolve()] = _read_run(ended)
+            write_table(folder / TABLE, read_runs(folder, known=self._ended))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say how the runs ended and draw their figure; an exit with 1 if any of them failed."""
         from seq2seq.sweep_figure import draw
 
         folder = Path(config.hydra.sweep.dir)
-        runs = read_runs(folder)
+        runs = read_runs(folder, known=self._ended)
         write_table(folder / TABLE, runs)
         print(outcome(runs), flush=True)
         print(folder / TABLE, flush=True)
         try:
-            figure = figure_of(runs, None if config.figure is None else plain(config.figure))
+            figure = figure_of(runs, plain(config.figure))
             (folder / FIGURE).write_bytes(draw(runs, **figure))
             print(folder / FIGURE, flush=True)
         except ValueError as error:
@@ -113,7 +118,7 @@ class SweepRecord(Callback):
             sys.exit(1)
 
 
-def read_runs(folder: Path) -> list[Run]:
+def read_runs(folder: Path, *, known: Mapping[Path, Run] | None = None) -> list[Run]:
     """The runs of a sweep in the order of their numbers.
 
     The columns are those of :data:`COLUMNS` and every figure of ``metrics.json``:
@@ -129,13 +134,19 @@ def read_runs(folder: Path) -> list[Run]:
     * ``verdict``: ``vanishing``, ``exploding`` or ``carries``: the first of these words that holds
       for any layer.
 
+    Args:
+        folder: of the sweep.
+        known: runs that need not be read again, by their resolved folders.
+
     Raises:
         ValueError: for a folder without runs, or a run whose files were damaged.
     """
     configs = sorted(folder.glob("*/.hydra/overrides.yaml"), key=_number)
     if not configs:
         raise ValueError(f"{folder} holds no runs of a sweep")
-    return [_read_run(path.parent.parent) for path in configs]
+    folders = [path.parent.parent for path in configs]
+    known = known or {}
+    return [known.get(run.resolve()) or _read_run(run) for run in folders]
 
 
 def swept(runs: Sequence[Run]) -> list[str]:
@@ -149,7 +160,11 @@ def write_table(path: Path, runs: Sequence[Run]) -> None:
     """One line a run: its number, what was swept, and all columns that any run has."""
     keys = swept(runs)
     known = dict.fromkeys(name for run in runs for name in run.columns)
-    names = [name for name in known if any(run.columns.get(name) is not None for run in runs)]
+    names = [
+        name
+        for name in known
+        if name not in keys and any(run.columns.get(name) is not None for run in runs)
+    ]
     unfinished = path.with_name(path.name + ".unfinished")
     with unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -174,31 +189,31 @@ def outcome(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def figure_of(runs: Sequence[Run], wanted: Mapping[str, Any] | None) -> dict[str, Any]:
+def figure_of(runs: Sequence[Run], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of :func:`~seq2seq.sweep_figure.draw`: the config's, or what suits the sweep.
 
-    Without a config the first number that was swept is the axis, and the losses are drawn over it,
-    a line for each value of the next key, with the slope below if it was measured.
+    Without an axis it is the first number that was swept, with a line for each value of the next
+    key; without a quantity the losses are drawn, with the slope below if it was measured.
     """
-    if wanted is not None:
-        return dict(wanted)
+    measured = [
+        name
+        for name in ("test/loss", "slope")
+        if any(run.columns.get(name) is not None for run in runs)
+    ]
+    figure = {**wanted, "y": wanted["y"] or measured or ["test/loss"]}
+    if wanted["x"] is not None or wanted["kind"] == "profile":
+        return figure
     keys = [key for key in swept(runs) if key != "seed"]
     if not keys:
         raise ValueError("the runs differ in nothing but their seed")
     numbers = [key for key in keys if all(_is_number(run.overrides.get(key)) for run in runs)]
     axis = (numbers or keys)[0]
-    others = [key for key in keys if key != axis]
-    measured = [
-        name for name in ("test/loss", "slope") if any(run.columns.get(name) for run in runs)
-    ]
+    lines, panels, *_ = [*(key for key in keys if key != axis), None, None]
     return {
-        "kind": "lines",
+        **figure,
         "x": axis,
-        "y": measured or ["test/loss"],
-        "lines": others[0] if others else None,
-        "panels": others[1] if len(others) > 1 else None,
-        "logarithmic": [],
-        "title": None,
+        "lines": wanted["lines"] or lines,
+        "panels": wanted["panels"] or panels,
     }
 
 

@@ -60,6 +60,10 @@ def draw(
         raise ValueError(f"figure.kind={kind} must be one of {', '.join(KINDS)}")
     if kind == "profile":
         x, y = None, ["transport"]
+        if not any(run.transport for run in runs):
+            raise ValueError(
+                "figure.kind=profile needs runs that were measured before training: inspect=true"
+            )
     elif x is None or not y:
         raise ValueError(f"figure.kind={kind} needs figure.x and at least one name in figure.y")
     elif kind == "matrix" and lines is None:
@@ -143,14 +147,9 @@ def _draw_lines(
                 linewidth=0,
             )
         lost = [at[run.value(x)] for run in line if run.value("status") == _DIVERGED]
-        axes.plot(
-            lost,
-            [0.98] * len(lost),
-            "x",
-            color=colour,
-            transform=axes.get_xaxis_transform(),
-            clip_on=False,
-        )
+        if lost:
+            height = [0.98] * len(lost)
+            axes.plot(lost, height, "x", color=colour, transform=axes.get_xaxis_transform())
     if not numeric:
         axes.set_xticks(
             range(len(places)), [_shown(value) for value in places], rotation=30, ha="right"

@@ -1,0 +1,145 @@
+"""Sweeps: every run is told of, whatever became of it, in one table and one figure."""
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from seq2seq import inspection
+from seq2seq.config import FigureConfig, plain
+from seq2seq.sweep import FIGURE, TABLE, Run, figure_of, outcome, read_runs, swept
+
+QUIET = (
+    *("hydra.sweep.dir=sweep", "trainer.max_steps=3", "model=rnn"),
+    *("callbacks.gradient_flow=null", "callbacks.sample_translations=null", "data.longer_size=0"),
+)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / TABLE).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def made(**values: Any) -> Run:
+    """A run with these overrides, their dots written `__`, and columns."""
+    overrides = {key.replace("__", "."): value for key, value in values.items() if "__" in key}
+    columns = {key: value for key, value in values.items() if "__" not in key}
+    return Run(Path("0"), overrides, {"status": "finished", **columns}, ())
+
+
+def test_the_table_has_what_was_swept_measured_and_reached(
+    command_line: Callable[..., Any], tmp_path: Path
+) -> None:
+    finished = command_line(
+        *(*QUIET, "initializer.recurrent.gain=0.5,1.5", "seed=1,2", "inspect=true"),
+        *("callbacks.target.loss=100", "callbacks.target.every_n_steps=2"),
+        "--multirun",
+    )
+    assert finished.status == 0, finished.output
+    table = rows(tmp_path / "sweep")
+    assert [(row["initializer.recurrent.gain"], row["seed"]) for row in table] == [
+        *(("0.5", "1"), ("0.5", "2"), ("1.5", "1"), ("1.5", "2")),
+    ]
+    for row in table:
+        folder = tmp_path / "sweep" / row["run"]
+        metrics = json.loads((folder / "metrics.json").read_text())
+        layer = json.loads((folder / "inspection.json").read_text())["layers"][0]
+        assert float(row["test/loss"]) == pytest.approx(metrics["test/loss"], rel=1e-5)
+        assert float(row["slope"]) == pytest.approx(layer["slope"], rel=1e-5)
+        assert float(row["reach"]) == pytest.approx(-3 / layer["slope"], rel=1e-5)
+        assert (row["status"], row["initializer"]) == ("finished", "orthogonal")
+        assert (row["cell"], row["width"]) == ("rnn_tanh", "8")
+        assert float(row["train/steps_to_target"]) == 2
+    assert "4 runs: 4 finished" in finished.output
+    with Image.open(tmp_path / "sweep" / FIGURE) as picture:
+        assert picture.format == "PNG"
+
+
+def test_a_sweep_outlives_runs_that_diverge_or_fail(
+    command_line: Callable[..., Any], tmp_path: Path
+) -> None:
+    finished = command_line(
+        *(*QUIET, "optimizer=sgd", "trainer.gradient_clip_val=null"),
+        *("model.cell=rnn_relu", "optimizer.lr=-1,1e38,0.1", "--multirun"),
+    )
+    assert finished.status == 1
+    assert "error: optimizer.lr=-1" in finished.output
+    assert "3 runs: 1 failed, 1 diverged, 1 finished" in finished.output
+    failed, diverged, ended = rows(tmp_path / "sweep")
+    assert [failed["status"], diverged["status"], ended["status"]] == [
+        *("failed", "diverged", "finished"),
+    ]
+    assert not failed["test/loss"]
+    assert not diverged["test/loss"]
+    assert math.isfinite(float(ended["test/loss"]))
+    record = json.loads((tmp_path / "sweep" / "1" / "status.json").read_text())
+    assert record["step"] >= 1
+    assert record["tensor"]
+    record = json.loads((tmp_path / "sweep" / "0" / "status.json").read_text())
+    assert "optimizer.lr=-1" in record["traceback"]
+
+
+def test_a_figure_of_the_config_is_drawn_or_its_mistake_named(
+    command_line: Callable[..., Any], tmp_path: Path
+) -> None:
+    figure = ("figure.kind=matrix", "figure.x=seed", "figure.lines=model.hidden_size")
+    sweep = ("seed=1,2", "model.hidden_size=4,8", "--multirun")
+    finished = command_line(*QUIET, *figure, "figure.y=[test/los]", *sweep)
+    assert "figure.y=test/los is known of no run; choose one of" in finished.output
+    assert not (tmp_path / "sweep" / FIGURE).exists()
+
+
+@pytest.mark.usefixtures("command_line")  # runs in the test's folder, and puts logging back
+def test_inspections_are_swept_without_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = (
+        *("data=copy", "data.train_size=64", "data.max_length=8", "model=lstm"),
+        *("hydra.sweep.dir=sweep", "initializer=pytorch,orthogonal"),
+        *("figure.kind=profile", "figure.lines=initializer", "--multirun"),
+    )
+    monkeypatch.setattr(sys, "argv", ["seq2seq-inspect", *overrides])
+    inspection.main()
+    first, second = rows(tmp_path / "sweep")
+    assert (first["initializer"], second["initializer"]) == ("pytorch", "orthogonal")
+    assert float(first["slope"]) < float(second["slope"])
+    assert (tmp_path / "sweep" / FIGURE).is_file()
+
+
+def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no runs of a sweep"):
+        read_runs(tmp_path)
+
+
+def test_seeds_come_last_and_what_all_share_is_not_swept() -> None:
+    runs = [
+        Run(Path(str(i)), {"seed": i, "data": "copy", "model.hidden_size": 2**i}, {}, ())
+        for i in range(3)
+    ]
+    assert swept(runs) == ["model.hidden_size", "seed"]
+
+
+def test_without_a_config_the_first_number_is_the_axis() -> None:
+    wanted = plain(OmegaConf.structured(FigureConfig))
+    runs = [
+        made(initializer__scheme=scheme, initializer__gain=gain, slope=0.0)
+        for scheme in ("normal", "orthogonal")
+        for gain in (0.5, 1)
+    ]
+    figure = figure_of(runs, wanted)
+    assert (figure["x"], figure["lines"]) == ("initializer.gain", "initializer.scheme")
+    assert figure["y"] == ["slope"]
+    with pytest.raises(ValueError, match="differ in nothing"):
+        figure_of(runs[:1], wanted)
+
+
+def test_the_outcome_names_the_lowest_loss() -> None:
+    runs = [made(a__b=b, **{"test/loss": loss}) for b, loss in ((1, 0.5), (2, 0.25), (3, None))]
+    assert outcome(runs) == "3 runs: 3 finished\nlowest test/loss 0.2500: a.b=2"
