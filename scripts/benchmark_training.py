@@ -100,7 +100,7 @@ class Experiment:
         )
         with quiet():
             self.module = assembly.build_module(config, self.datamodule)
-            assembly.initialize_weights(config, self.module)
+            assembly.initialize_weights(config, self.module, self.datamodule.split("train"))
         self.floor = plain_model(self.module.model).to(device)
         loader = self.datamodule.train_dataloader()
         order = loader.batch_order.batches(0)[:needed]

@@ -16,6 +16,7 @@ from seq2seq.instantiate import instantiate
 if TYPE_CHECKING:
     import lightning
 
+    from seq2seq.data.batch import EncodedSplit
     from seq2seq.data.datamodule import TranslationDataModule
     from seq2seq.module import TranslationModule
 
@@ -31,6 +32,7 @@ def check_sizes(config: DictConfig) -> None:
     import torch
 
     from seq2seq.data.tokenizer import PAD_ID
+    from seq2seq.initializers.calibration import calibration_from_config
     from seq2seq.initializers.rules import assign, rules_from_config
     from seq2seq.models.encoder_decoder import encoder_decoder
     from seq2seq.translator import check_decoding
@@ -44,6 +46,7 @@ def check_sizes(config: DictConfig) -> None:
             source_vocabulary_size=8, target_vocabulary_size=8, pad_id=PAD_ID, **plain(config.model)
         )
     assign(model, rules_from_config(plain(config.initializer)))
+    calibration_from_config(plain(config.initializer))
 
 
 def check_training(config: DictConfig) -> None:
@@ -161,17 +164,48 @@ def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "Tr
     )
 
 
-def initialize_weights(config: DictConfig, module: "TranslationModule") -> str:
-    """Set every weight by the config's rules; print the table and return it as markdown."""
+def initialize_weights(
+    config: DictConfig, module: "TranslationModule", split: "EncodedSplit"
+) -> str:
+    """Set every weight by the config's rules and calibration; print the tables of it.
+
+    Args:
+        config: its ``initializer`` says how.
+        module: the network, modified in place.
+        split: the training split, of which calibration measures one batch.
+
+    Returns:
+        The tables as markdown.
+
+    Raises:
+        ValueError: if the network overflows on the batch, so that it can't be calibrated.
+    """
     from seq2seq.data.tokenizer import PAD_ID
+    from seq2seq.initializers.calibration import calibration_from_config, trial_table
     from seq2seq.initializers.report import describe, markdown_table, text_table
     from seq2seq.initializers.rules import initialize, rules_from_config
+    from seq2seq.measurement import calibrate_layers
 
-    rules = rules_from_config(plain(config.initializer))
-    done = initialize(module.model, rules, seed=config.initialization_seed, pad_id=PAD_ID)
-    rows = describe(done)
-    logger.info("%s", text_table(rows, done.notes))
-    return markdown_table(rows, done.notes)
+    group = plain(config.initializer)
+    done = initialize(
+        module.model, rules_from_config(group), seed=config.initialization_seed, pad_id=PAD_ID
+    )
+    calibration = calibration_from_config(group)
+    notes, calibrated, trials = list(done.notes), [], ""
+    if calibration is not None and config.ckpt_path is not None:
+        notes.append("not calibrated: the weights come from ckpt_path")
+    elif calibration is not None:
+        try:
+            calibrated = calibrate_layers(module.model, split, calibration, done)
+        except FloatingPointError as error:
+            raise ValueError(
+                f"the network can't be calibrated ({error}): choose smaller numbers in the rules "
+                "of the initializer, or initializer.calibration=null"
+            ) from error
+        trials = f"\n\n{trial_table(calibrated)}"
+    rows = describe(done, calibrated)
+    logger.info("%s%s", text_table(rows, notes), trials)
+    return markdown_table(rows, notes) + trials.replace("\n", "\n    ")
 
 
 def build_callbacks(config: DictConfig, folder: Path) -> list["lightning.Callback"]:

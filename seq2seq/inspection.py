@@ -165,10 +165,10 @@ def _laboratory(
     batch = long_batch(split, lengths)
 
     def report(changes: "Changes") -> "list[LayerReport]":
-        return measure_layers(_initialized(config, module, changes), split)
+        return measure_layers(_initialized(config, module, split, changes), split)
 
     def attenuations(changes: "Changes") -> list[float]:
-        model = _initialized(config, module, changes)
+        model = _initialized(config, module, split, changes)
         profiles = transport_profiles(
             model.recurrent_layers(),
             lambda: model(batch.source, batch.source_lengths, batch.decoder_input),
@@ -188,7 +188,7 @@ def _laboratory(
 
 
 def _initialized(
-    config: DictConfig, module: "TranslationModule", changes: "Changes"
+    config: DictConfig, module: "TranslationModule", split: "EncodedSplit", changes: "Changes"
 ) -> "EncoderDecoder":
     """A copy of the network as training would begin with it, were these changes typed."""
     from seq2seq.measurement import exact_copy
@@ -201,7 +201,7 @@ def _initialized(
     level = training.level
     training.setLevel(logging.WARNING)
     try:
-        initialize_weights(changed, module)
+        initialize_weights(changed, module, split)
     finally:
         training.setLevel(level)
     return exact_copy(module.model)

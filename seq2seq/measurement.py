@@ -15,6 +15,9 @@ from seq2seq.data.batch import Batch, EncodedSplit
 from seq2seq.diagnostics.advice import Advice
 from seq2seq.diagnostics.layer_report import DataLengths, LayerReport, report_layers
 from seq2seq.diagnostics.verdict import Verdict, judge
+from seq2seq.initializers.calibration import Calibration, calibrate
+from seq2seq.initializers.rules import Initialization
+from seq2seq.initializers.trials import LayerCalibration
 from seq2seq.models.encoder_decoder import EncoderDecoder
 from seq2seq.records import write_json
 from seq2seq.scoring import batch_loss
@@ -65,6 +68,30 @@ def measure_layers(model: EncoderDecoder, split: EncodedSplit) -> list[LayerRepo
         lambda: batch_loss(exact, batch)[0].sum,
         real=real_lengths(batch),
         data=lengths,
+    )
+
+
+def calibrate_layers(
+    model: EncoderDecoder,
+    split: EncodedSplit,
+    calibration: Calibration,
+    initialization: Initialization,
+) -> list[LayerCalibration]:
+    """Set all recurrent layers in place, in their order, for this training split.
+
+    Raises:
+        FloatingPointError: if the network overflows on this batch.
+    """
+    lengths = data_lengths(split)
+    batch = long_batch(split, lengths)
+    return calibrate(
+        model,
+        lambda: model(batch.source, batch.source_lengths, batch.decoder_input),
+        layers=model.recurrent_layers(),
+        lengths=real_lengths(batch),
+        longest={part: one.long for part, one in lengths.items()},
+        calibration=calibration,
+        initialization=initialization,
     )
 
 

@@ -93,7 +93,7 @@ def _train(config: DictConfig, folder: Path) -> Figures:
         ckpt_path = Path(config.ckpt_path)
         check_resumable(ckpt_path, module.description)
     tensorboard = _tensorboard(folder)
-    report = initialize_weights(config, module)
+    report = initialize_weights(config, module, datamodule.split("train"))
     tensorboard.experiment.add_text("initialization", report, 0)
     if config.inspect and ckpt_path is None:
         _inspect(module, datamodule, folder)

@@ -254,7 +254,7 @@ def test_fp16_gradients_are_clipped_after_the_loss_scale_is_taken_out(
         lightning.seed_everything(1, verbose=False)
         datamodule = build_datamodule(config)
         module = build_module(config, datamodule)
-        initialize_weights(config, module)
+        initialize_weights(config, module, datamodule.split("train"))
         plugins = []
         if name == "16-mixed":
             scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)

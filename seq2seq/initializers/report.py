@@ -4,7 +4,7 @@ Spectral radius of each gate of the recurrent matrices, and the sum of both bias
 are what the reader should look at. Printing and logging the table is left to the caller.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from seq2seq.diagnostics.spectrum import gate_blocks, spectral_radius
 from seq2seq.initializers.rules import Assignment, Initialization
+from seq2seq.initializers.trials import LayerCalibration
 
 # Eigenvalues of one 1024 x 1024 block take a third of a second, of 2048 x 2048 about eight times
 # that.
@@ -27,7 +28,7 @@ class ParameterReport:
     Args:
         parameter: its name; tied ones with all names.
         rule: config key below ``initializer`` of the rule that set it, by gate where they differ.
-        scheme: the rule's scheme and its numbers.
+        scheme: the rule's scheme and its numbers, and what calibration did afterwards.
         shape: shape of the tensor.
         mean, standard_deviation: over all entries.
         spectral_radius: by gate, of recurrent matrices up to 1024 x 1024 a gate; else empty.
@@ -62,9 +63,17 @@ class ParameterReport:
         return dict(zip(COLUMNS, texts, strict=True))
 
 
-def describe(initialization: Initialization) -> list[ParameterReport]:
-    """Measure every parameter, in the order in which they were set."""
-    return [_describe(assignment) for assignment in initialization.assignments]
+def describe(
+    initialization: Initialization, calibrated: Sequence[LayerCalibration] = ()
+) -> list[ParameterReport]:
+    """Measure every parameter, in the order in which they were set.
+
+    Args:
+        initialization: which rule set what.
+        calibrated: what was done to the recurrent layers afterwards; it stands behind the scheme.
+    """
+    changed = {parameter: what for one in calibrated for parameter, what in one.changed.items()}
+    return [_describe(assignment, changed) for assignment in initialization.assignments]
 
 
 def text_table(rows: Sequence[ParameterReport], notes: Sequence[str] = ()) -> str:
@@ -90,7 +99,7 @@ def markdown_table(rows: Sequence[ParameterReport], notes: Sequence[str] = ()) -
     return "\n".join([*lines, *("\n" + note for note in notes)])
 
 
-def _describe(assignment: Assignment) -> ParameterReport:
+def _describe(assignment: Assignment, changed: Mapping[nn.Parameter, str]) -> ParameterReport:
     layout = assignment.layout
     values = layout.parameter.detach().to("cpu", torch.float64)
     recurrent = isinstance(layout.owner, nn.RNNBase)
@@ -107,10 +116,13 @@ def _describe(assignment: Assignment) -> ParameterReport:
     if other is not None and layout.local_name.startswith("bias_ih"):
         total = gate_blocks(layout.parameter.detach() + other.detach(), layout.gates)
         sums = {gate: float(block.double().mean()) for gate, block in total.items()}
+    scheme = _by_gate([str(rule) for rule in assignment.rules], layout.gates)
+    if layout.parameter in changed:
+        scheme += f"; calibrated: {changed[layout.parameter]}"
     return ParameterReport(
         parameter=" = ".join(layout.names),
         rule=_by_gate([rule.name for rule in assignment.rules], layout.gates),
-        scheme=_by_gate([str(rule) for rule in assignment.rules], layout.gates),
+        scheme=scheme,
         shape=tuple(values.shape),
         mean=float(values.mean()),
         standard_deviation=float(values.std(unbiased=False)),

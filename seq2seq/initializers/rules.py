@@ -154,8 +154,9 @@ def rules_from_config(config: Mapping[str, Any]) -> list[Rule]:
             ``fused``, and the scheme's arguments. ``forget_bias``: sum of both biases of the LSTM's
             forget gate or of the GRU's update gate, None to leave it to the rules below.
             ``special``: such mappings by name. ``scale``, ``gain``, ``longest``: for every rule
-            whose scheme takes it and that has no value of its own. All other keys are roles,
-            mappings like those of ``rules``; one whose values are all None is left out.
+            whose scheme takes it and that has no value of its own. ``calibration``: no rule, see
+            `calibration.py`. All other keys are roles, mappings like those of ``rules``; one whose
+            values are all None is left out.
 
     Raises:
         ValueError: for a value that has no meaning, with its key and what would be allowed.
@@ -167,7 +168,7 @@ def rules_from_config(config: Mapping[str, Any]) -> list[Rule]:
     roles |= {
         name: value
         for name, value in config.items()
-        if name not in (*SHARED, "forget_bias", "rules", "special")
+        if name not in (*SHARED, "forget_bias", "rules", "special", "calibration")
     }
     own = [
         _rule(f"rules[{index}]", entry, shared, optional=False)

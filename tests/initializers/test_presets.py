@@ -142,6 +142,9 @@ FUSED_INPUT = fused(lambda gates: glorot(E, gates * H))
 PER_GATE_INPUT = glorot(E, H)
 EXPECTED = {
     "bahdanau2014": Expected(ROOT, 0.01, 0.01, 0.01),
+    # The rules of these two; what calibration does afterwards is in test_calibration.py.
+    "calibrated": Expected(per_gate(0.3 * ROOT, ROOT, ROOT, 1.1 * ROOT), PER_GATE_INPUT, 1, LINEAR),
+    "lsuv": Expected(ROOT, ROOT, 1, LINEAR),
     "chrono": Expected(ROOT, PER_GATE_INPUT, 1, LINEAR, {"f": None, "i": None, "z": None}),
     "echo_state": Expected(math.nan, 0.1, 1, LINEAR),
     "fairseq_default": everywhere(0.1 * UNIFORM),

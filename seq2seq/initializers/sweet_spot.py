@@ -1,0 +1,171 @@
+"""Calibration of one layer so that a signal lasts as long as the task's sequences, and no longer.
+
+A plain RNN gets the recurrent gain with which the transport falls by a target over the sequence. A
+gated layer gets memories from one step to the sequence's length, and gates that leak on real input
+what they should: tuning its transport too was measured to be worse (docs/calibration.md). Running
+the layer is left to `layer_sample`, the order of layers and the tables to `calibration`.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from seq2seq.initializers.layer_sample import LayerSample
+from seq2seq.initializers.trials import LayerCalibration, Trial, nearest, search
+
+# Bounds of the recurrent gain of a plain RNN, as root mean square of its singular values.
+GAINS = (0.8, 2.0)
+# Bounds of the shift of the gate that remembers: a factor of 20 in the length of its memory.
+SHIFTS = (-3.0, 3.0)
+
+
+def transport(
+    sample: LayerSample, *, attenuation: float = -1.5, tolerance: float = 0.25, trials: int = 8
+) -> LayerCalibration:
+    """Let the layer carry over the length of its sequences, and forget what is older.
+
+    Args:
+        sample: the layer on a batch; its weights are changed in place.
+        attenuation: of a plain RNN: what the logarithm of the transport should fall by.
+        tolerance: of the attenuation, and of the gates' leak in the same units.
+        trials: most values that are tried.
+    """
+    if sample.keep_gate is None:
+        return _tune_gain(sample, attenuation, tolerance, trials)
+    return _spread_memories(sample, tolerance, trials)
+
+
+def _tune_gain(
+    sample: LayerSample, target: float, tolerance: float, trials: int
+) -> LayerCalibration:
+    """Recurrent matrix of a plain RNN, times the gain with which its transport falls by a target.
+
+    The transport of a random vector falls by about ln(gain) a step less what the units' own slopes
+    take, which depends on how strongly the input drives them: a fixed gain can't know it. A target
+    somewhat below 0 learns better than 0 (docs/calibration.md).
+    """
+    name = sample.name
+    if rule := sample.fixed.get(("weight_hh", "h")):
+        return _left_alone(name, f"initializer.{rule} sets its recurrent matrix")
+    if sample.longest < 2:
+        return _left_alone(name, "its sequences have one timestep, there is nothing to carry")
+    weight = sample.parameter("weight_hh")
+    drawn = weight.detach().clone()
+    size = float(drawn.double().square().sum().div(len(drawn)).sqrt())
+    if not size:
+        return _left_alone(name, "its recurrent matrix is zero, which no gain changes")
+
+    def measure(logarithm: float) -> float:
+        _write(weight, drawn * (math.exp(logarithm) / size))
+        return sample.attenuation()
+
+    low, high = map(math.log, GAINS)
+    tried = search(
+        measure,
+        start=math.log(size),
+        low=low,
+        high=high,
+        slope=sample.longest - 1,
+        target=target,
+        tolerance=tolerance,
+        trials=trials,
+    )
+    chosen, found = nearest(tried, target)
+    _write(weight, drawn * (math.exp(chosen) / size))
+    gain = math.exp(chosen)
+    reached = abs(found - target) <= tolerance
+    steps = sample.longest - 1
+    left = f"gain {gain:.3g}: {math.exp(found):.0%} of a random gradient is left over {steps} steps"
+    if not reached:
+        left += f", and {target:g} is out of reach: {_obstacle(chosen, low, high, trials)}"
+    return LayerCalibration(
+        name,
+        tuple(Trial("gain", math.exp(x), "attenuation", y, target) for x, y in tried),
+        left,
+        reached,
+        {weight: f"times {gain / size:.3g}"},
+    )
+
+
+def _spread_memories(sample: LayerSample, tolerance: float, trials: int) -> LayerCalibration:
+    """Biases of a gated layer: memories of 1 to T steps, that last as long on real input.
+
+    As `chrono` (Tallec and Ollivier 2018, eq. 16), ``b_f = ln u + s``, ``b_i = -ln u``, in the GRU
+    ``b_z = ln u + s``, with ``u`` evenly spaced over (1, T - 1). Without input the gates leak
+    ``T mean(ln f) = T mean(ln u / (1 + u))``; with it they leak more, because the logarithm is
+    concave. The shift ``s`` makes up for that.
+    """
+    name, keep = sample.name, sample.keep_gate
+    assert keep is not None
+    for parameter in ("bias_ih", "bias_hh"):
+        if rule := sample.fixed.get((parameter, keep)):
+            return _left_alone(name, f"initializer.{rule} sets the gate {keep} that remembers")
+    spread = memory_biases(sample.layer.hidden_size, sample.longest)
+    sample.block("bias_hh", keep).zero_()
+    own = any((parameter, "i") in sample.fixed for parameter in ("bias_ih", "bias_hh"))
+    writes = keep == "f" and not own
+    if writes:
+        sample.block("bias_ih", "i").copy_(-spread)
+        sample.block("bias_hh", "i").zero_()
+
+    def measure(shift: float) -> float:
+        sample.block("bias_ih", keep).copy_(spread + shift)
+        return sample.leak()
+
+    target = sample.longest * float(torch.nn.functional.logsigmoid(spread).mean())
+    tried = search(
+        measure,
+        start=0.0,
+        low=SHIFTS[0],
+        high=SHIFTS[1],
+        slope=sample.longest * float(torch.sigmoid(-spread).mean()),
+        target=target,
+        tolerance=tolerance,
+        trials=trials,
+    )
+    shift, found = nearest(tried, target)
+    sample.block("bias_ih", keep).copy_(spread + shift)
+    reached = abs(found - target) <= tolerance
+    longest = max(sample.longest - 1, 1)
+    biases = f"{keep}: ln u, u from 1 to {longest}, plus {shift:.3g}"
+    left = (
+        f"memories of 1 to {longest} steps, shift {shift:.3g}: the gates leak {found:.3g} over "
+        f"{sample.longest} steps, without input {target:.3g}"
+    )
+    if not reached:
+        left += f", which is out of reach: {_obstacle(shift, *SHIFTS, trials)}"
+    return LayerCalibration(
+        name,
+        tuple(Trial("shift", x, "leak", y, target) for x, y in tried),
+        left,
+        reached,
+        {
+            sample.parameter("bias_ih"): f"{biases}, i: -ln u" if writes else biases,
+            sample.parameter("bias_hh"): f"{'if' if writes else keep}: zeros",
+        },
+    )
+
+
+def memory_biases(size: int, longest: int) -> Tensor:
+    """``ln u`` for ``u`` evenly spaced over (1, longest - 1), float64 ``[size]``.
+
+    What `chrono` draws, without its scatter: units are interchangeable before training.
+    """
+    steps = (torch.arange(size, dtype=torch.float64) + 0.5) / size
+    return torch.log(1 + steps * max(longest - 2, 0))
+
+
+def _left_alone(name: str, why: str) -> LayerCalibration:
+    return LayerCalibration(name, (), f"left as it is: {why}", reached=False)
+
+
+def _obstacle(value: float, low: float, high: float, trials: int) -> str:
+    if value in (low, high):
+        return "no smaller value is tried" if value == low else "no larger value is tried"
+    return f"no value of {trials} trials came nearer"
+
+
+def _write(parameter: torch.nn.Parameter, value: Tensor) -> None:
+    with torch.no_grad():
+        parameter.copy_(value)
