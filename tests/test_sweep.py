@@ -14,6 +14,7 @@ from PIL import Image
 
 from seq2seq import inspection
 from seq2seq.config import FigureConfig, plain
+from seq2seq.data.batch import EncodedSplit
 from seq2seq.sweep import FIGURE, TABLE, Run, figure_of, outcome, read_runs, swept
 
 QUIET = (
@@ -143,3 +144,37 @@ def test_without_a_config_the_first_number_is_the_axis() -> None:
 def test_the_outcome_names_the_lowest_loss() -> None:
     runs = [made(a__b=b, **{"test/loss": loss}) for b, loss in ((1, 0.5), (2, 0.25), (3, None))]
     assert outcome(runs) == "3 runs: 3 finished\nlowest test/loss 0.2500: a.b=2"
+
+
+def test_runs_of_a_sweep_are_those_that_each_would_be_alone(
+    command_line: Callable[..., Any], tmp_path: Path
+) -> None:
+    task = (*QUIET, "batch.size=4", "data.train_size=40,64")
+    assert command_line(*task, "--multirun").status == 0
+    for number, size in ((0, 40), (1, 64)):
+        # The order of the data is drawn from the seed alone, whoever encoded it first.
+        alone = (*QUIET, "batch.size=4", f"data.train_size={size}", f"hydra.run.dir=alone{size}")
+        assert command_line(*alone).status == 0
+        figures = [
+            json.loads((tmp_path / folder / "metrics.json").read_text())
+            for folder in (f"sweep/{number}", f"alone{size}")
+        ]
+        assert figures[0]["test/loss"] == figures[1]["test/loss"]
+
+
+def test_a_shared_corpus_is_encoded_once(
+    command_line: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = []
+    encode = EncodedSplit.encode.__func__
+
+    def count(cls: type[EncodedSplit], *args: Any, **kwargs: Any) -> EncodedSplit:
+        encoded.append(kwargs["origin"])
+        return encode(cls, *args, **kwargs)
+
+    monkeypatch.setattr(EncodedSplit, "encode", classmethod(count))
+    finished = command_line(*QUIET, "data.seed=77", "seed=1,2,3", "--multirun")
+    assert finished.status == 0, finished.output
+    assert len(encoded) == 3  # train, validation, test
+    command_line(*QUIET, "data.seed=77", "hydra.run.dir=alone")
+    assert len(encoded) == 6

@@ -67,6 +67,22 @@ class TranslationDataModule(LightningDataModule):
         self._splits: dict[str, EncodedSplit] = {}
         self._unknown_reported = False
 
+    def in_other_batches(
+        self, *, batch_size: int, batch_unit: str, evaluation_batch_size: int, seed: int
+    ) -> "TranslationDataModule":
+        """The same corpus for another run: what is encoded here needn't be encoded there."""
+        other = TranslationDataModule(
+            corpus=self.corpus,
+            source_tokenizer=self.source_tokenizer,
+            target_tokenizer=self.target_tokenizer,
+            batch_size=batch_size,
+            batch_unit=batch_unit,
+            evaluation_batch_size=evaluation_batch_size,
+            seed=seed,
+        )
+        other._splits = self._splits
+        return other
+
     @property
     def test_names(self) -> list[str]:
         """The test splits that the corpus has, in the order of `test_dataloader`."""
