@@ -6,8 +6,10 @@ looks at the same network that training begins with.
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from seq2seq.config import plain
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from seq2seq.module import TranslationModule
 
 logger = logging.getLogger(__name__)
+
+# Of a sweep: the config of the corpus that was built last, and the data module that holds it.
+_last_corpus: list[Any] = []
 
 
 def check_sizes(config: DictConfig) -> None:
@@ -96,10 +101,25 @@ def check_training(config: DictConfig) -> None:
 
 
 def build_datamodule(config: DictConfig) -> "TranslationDataModule":
-    """Corpus, tokenizers trained on its training split, and batches."""
+    """Corpus, tokenizers trained on its training split, and batches.
+
+    The jobs of a sweep that run one after the other in a process share the last corpus.
+    """
     from seq2seq.data.datamodule import TranslationDataModule
     from seq2seq.data.tokenizer import train_tokenizers
 
+    batches = {
+        "batch_size": config.batch.size,
+        "batch_unit": config.batch.unit,
+        "evaluation_batch_size": config.batch.evaluation_size,
+        "seed": config.batch.seed,
+    }
+    # Nowhere else: files that change between two runs must be read again.
+    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    wanted = {"data": plain(config.data), "tokenizer": plain(config.tokenizer)}
+    if sweep and _last_corpus and _last_corpus[0] == wanted:
+        shared: TranslationDataModule = _last_corpus[1]
+        return shared.in_other_batches(**batches)
     corpus = instantiate(config.data)
     source, target = train_tokenizers(corpus.train, **plain(config.tokenizer))
     logger.info(
@@ -112,15 +132,12 @@ def build_datamodule(config: DictConfig) -> "TranslationDataModule":
         source.vocabulary_size,
         target.vocabulary_size,
     )
-    return TranslationDataModule(
-        corpus=corpus,
-        source_tokenizer=source,
-        target_tokenizer=target,
-        batch_size=config.batch.size,
-        batch_unit=config.batch.unit,
-        evaluation_batch_size=config.batch.evaluation_size,
-        seed=config.batch.seed,
+    datamodule = TranslationDataModule(
+        corpus=corpus, source_tokenizer=source, target_tokenizer=target, **batches
     )
+    if sweep:
+        _last_corpus[:] = [wanted, datamodule]
+    return datamodule
 
 
 def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "TranslationModule":
@@ -230,6 +247,11 @@ def build_callbacks(config: DictConfig, folder: Path) -> list["lightning.Callbac
     if chosen.gradient_flow is not None:
         # The table lies in the run's folder: it is data, and TensorBoard only a view of it.
         callbacks.append(instantiate(chosen.gradient_flow, folder=str(folder)))
+    if chosen.input_gradient is not None:
+        callbacks.append(instantiate(chosen.input_gradient, folder=str(folder)))
+    for group in ("forward_signal", "weight_gradient", "spectrum", "update_ratio"):
+        if chosen[group] is not None:
+            callbacks.append(instantiate(chosen[group]))
     if chosen.sample_translations is not None:
         callbacks.append(instantiate(chosen.sample_translations))
     if chosen.target.loss is not None:
