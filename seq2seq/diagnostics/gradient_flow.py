@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from seq2seq.diagnostics.adjoint import backpropagate, carried_cell, linearize
+from seq2seq.diagnostics.adjoint import Linearization, backpropagate, carried_cell, linearize
 from seq2seq.models.recurrent import (
     RecurrentLayer,
     RecurrentOutput,
@@ -172,12 +172,16 @@ class LayerFlow:
             timestep, after the way back to timestep ``t``: ``[time, rows, state]``, where the
             state is ``h`` and, in the LSTM, ``c`` beside it.
         lengths: number of real timesteps, ``[rows]``.
+
+    Beside them stands what they were made of: the record as ``scan``, and ``linearization``.
     """
 
     hidden: Tensor
     cell: Tensor | None
     transport: Tensor
     lengths: Tensor
+    scan: "RecordedScan"
+    linearization: Linearization
 
     def norms(self) -> dict[str, Tensor]:
         """Euclidean norms ``[rows, time]`` on the CPU, by quantity."""
@@ -243,13 +247,14 @@ def layer_flow(
             [transport, carried_cell(linearization, carried_cells[:, 0], cell)], dim=2
         )
     if not scan.stepwise:
+        total_hidden = carried_hidden[:, 1]
         total_cell = None if carried_cells is None else carried_cells[:, 1]
-        return LayerFlow(carried_hidden[:, 1], total_cell, transport, lengths)
-    total_cell = None
-    if linearization.cell_to_hidden is not None:
-        # What arrived at c_t came by the step after; the way through h_t is still to be added.
-        total_cell = scan.cell_gradient + linearization.cell_to_hidden * scan.hidden_gradient
-    return LayerFlow(scan.hidden_gradient, total_cell, transport, lengths)
+    else:
+        total_hidden, total_cell = scan.hidden_gradient, None
+        if linearization.cell_to_hidden is not None:
+            # What arrived at c_t came by the step after; the way through h_t is still to be added.
+            total_cell = scan.cell_gradient + linearization.cell_to_hidden * scan.hidden_gradient
+    return LayerFlow(total_hidden, total_cell, transport, lengths, scan, linearization)
 
 
 @dataclass(frozen=True)

@@ -11,92 +11,14 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.precision import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from toy_training import Module, alone, fit, hooks, loss_scaling, make_batch, read_events
 
 from seq2seq.callbacks.gradient_flow import TABLE, GradientFlow
 from seq2seq.data.batch import Batch
 from seq2seq.diagnostics.gradient_profile import GradientProfile, read_gradient_flow
-from seq2seq.models.encoder_decoder import encoder_decoder
-
-VOCABULARY = 12
-
-
-def make_batch(seed: int, *, size: int = 8, longest: int = 12) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-
-    def ragged() -> tuple[Tensor, Tensor]:
-        lengths = torch.randint(3, longest + 1, (size,), generator=generator)
-        lengths[0] = longest
-        ids = torch.randint(4, VOCABULARY, (size, longest), generator=generator)
-        return ids.masked_fill(torch.arange(longest) >= lengths.unsqueeze(1), 0), lengths
-
-    (source, source_lengths), (labels, target_lengths) = ragged(), ragged()
-    real = torch.arange(longest) < target_lengths.unsqueeze(1)
-    return Batch(
-        source=source,
-        source_lengths=source_lengths,
-        target=nn.functional.pad(labels, (1, 0), value=1),
-        target_lengths=target_lengths,
-        target_positions=real.flatten().nonzero().squeeze(1),
-        index=torch.arange(size),
-        target_tokens=int(target_lengths.sum()),
-    )
-
-
-class Module(lightning.LightningModule):
-    def __init__(self, *, factor: float = 1.0, **options: Any) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        values = {"cell": "lstm", "embedding_size": 8, "hidden_size": 8} | options
-        self.model = encoder_decoder(
-            source_vocabulary_size=VOCABULARY,
-            target_vocabulary_size=VOCABULARY,
-            pad_id=0,
-            **values,
-        )
-        self.factor = factor
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        features = self.model(batch.source, batch.source_lengths, batch.decoder_input)
-        logits = self.model.logits(features.flatten(0, 1)[batch.target_positions])
-        return nn.functional.cross_entropy(logits.float(), batch.labels) * self.factor
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.training_step(batch, batch_idx)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=1e-2)
-
-
-def fit(
-    module: lightning.LightningModule,
-    folder: Path,
-    callbacks: list[lightning.Callback],
-    *,
-    batches: list[Batch] | None = None,
-    tensorboard: bool = False,
-    ckpt_path: Path | None = None,
-    **options: Any,
-) -> lightning.Trainer:
-    lightning.seed_everything(1, verbose=False)
-    batches = [make_batch(seed) for seed in range(20)] if batches is None else batches
-    logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
-    trainer = lightning.Trainer(
-        default_root_dir=folder,
-        logger=logger if tensorboard else False,
-        callbacks=callbacks,
-        accelerator="cpu",
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **({"max_epochs": 1, "enable_checkpointing": False} | options),
-    )
-    loader = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
-    trainer.fit(module, loader, ckpt_path=ckpt_path)
-    return trainer
 
 
 def rows(folder: Path) -> list[GradientProfile]:
@@ -150,23 +72,10 @@ def test_a_probe_comes_every_n_steps_for_every_layer_and_quantity(tmp_path: Path
     ]
 
 
-class Scaled(MixedPrecision):
-    """Loss scaling alone: the CPU has no LSTM in float16."""
-
-    def autocast_context_manager(self) -> Any:
-        return torch.autocast("cpu", enabled=False)
-
-
 def test_a_loss_scale_of_1024_changes_no_profile(tmp_path: Path) -> None:
     plain, scaled = tmp_path / "plain", tmp_path / "scaled"
     fit(Module(), plain, [GradientFlow(every_n_steps=5)])
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    fit(
-        Module(),
-        scaled,
-        [GradientFlow(every_n_steps=5)],
-        plugins=[Scaled("16-mixed", "cpu", scaler)],
-    )
+    fit(Module(), scaled, [GradientFlow(every_n_steps=5)], plugins=loss_scaling(1024.0))
     assert_same_profiles(rows(plain), rows(scaled))
 
 
@@ -186,20 +95,11 @@ def test_gradient_accumulation_changes_no_profile(tmp_path: Path) -> None:
 
 
 def test_the_size_of_the_batch_does_not_matter_to_an_example(tmp_path: Path) -> None:
-    whole, alone = tmp_path / "whole", tmp_path / "alone"
+    whole, single = tmp_path / "whole", tmp_path / "single"
     batch = make_batch(0)
-    single = Batch(
-        source=batch.source[:1],
-        source_lengths=batch.source_lengths[:1],
-        target=batch.target[:1],
-        target_lengths=batch.target_lengths[:1],
-        target_positions=torch.arange(int(batch.target_lengths[0])),
-        index=batch.index[:1],
-        target_tokens=int(batch.target_lengths[0]),
-    )
     fit(Module(), whole, [GradientFlow(examples=1)], batches=[batch])
-    fit(Module(), alone, [GradientFlow(examples=1)], batches=[single])
-    assert_same_profiles(rows(whole), rows(alone))
+    fit(Module(), single, [GradientFlow(examples=1)], batches=[alone(batch)])
+    assert_same_profiles(rows(whole), rows(single))
 
 
 def test_bfloat16_stays_close(tmp_path: Path) -> None:
@@ -221,17 +121,7 @@ def test_a_gpu_writes_the_same_profiles(
     module = Module(input_feeding=input_feeding)
     fit(copy.deepcopy(module), exact, [GradientFlow()], batches=batches)
     options = {"precision": precision, "accelerator": "gpu", "devices": 1}
-    lightning.seed_everything(1, verbose=False)
-    trainer = lightning.Trainer(
-        default_root_dir=rough,
-        logger=False,
-        callbacks=[GradientFlow()],
-        max_epochs=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        **options,
-    )
-    trainer.fit(module, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
+    fit(module, rough, [GradientFlow()], batches=batches, **options)
     for a, b in zip(rows(exact), rows(rough), strict=True):
         assert a.from_end == pytest.approx(b.from_end, rel=0.1, nan_ok=True)
 
@@ -241,9 +131,7 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> EventAccumulator:
     folder = tmp_path_factory.mktemp("events")
     callback = GradientFlow(every_n_steps=2, heat_map_every=4)
     fit(Module(encoder_layers=2), folder, [callback], tensorboard=True)
-    found = EventAccumulator(str(folder), size_guidance={"images": 0, "histograms": 0})
-    found.Reload()
-    return found
+    return read_events(folder)
 
 
 def test_tensorboard_gets_slopes_norms_and_pictures_of_every_layer(
@@ -307,7 +195,7 @@ def test_one_layout_gathers_the_charts(events: EventAccumulator) -> None:
 def test_more_tags_than_allowed_are_refused_with_both_numbers(tmp_path: Path) -> None:
     module = Module(encoder_layers=6, bidirectional=False)
     with pytest.raises(ValueError, match=r"12 recurrent layers .* 444 .* max_tags is 300"):
-        fit(module, tmp_path, [GradientFlow()], tensorboard=True)
+        fit(module, tmp_path, [GradientFlow(max_tags=300)], tensorboard=True)
 
 
 def test_the_deepest_model_that_ships_stays_within_the_tags(tmp_path: Path) -> None:
@@ -336,10 +224,6 @@ def test_a_fresh_run_in_the_same_folder_starts_the_table_anew(tmp_path: Path) ->
     for _ in range(2):
         fit(Module(), tmp_path, [GradientFlow()], batches=[make_batch(0)])
     assert len(rows(tmp_path)) == 9
-
-
-def hooks(module: Module) -> int:
-    return sum(len(layer._forward_hooks) for layer in module.model.recurrent_layers().values())
 
 
 class Watcher(lightning.Callback):

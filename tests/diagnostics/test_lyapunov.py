@@ -87,6 +87,14 @@ def test_leading_exponents_are_near_the_singular_values_of_the_whole_way(cell: s
         torch.testing.assert_close(exponents[row, :2], expected, rtol=0, atol=0.05)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_frame_made_orthonormal_less_often_gives_the_same_exponents(cell: str) -> None:
+    linearization, _ = trajectory(cell)
+    often = lyapunov_exponents(linearization, count=HIDDEN)
+    seldom = lyapunov_exponents(linearization, count=HIDDEN, orthonormal_every=4)
+    torch.testing.assert_close(seldom, often, rtol=0, atol=1e-6)
+
+
 def linear(matrix: Tensor, time: int) -> Linearization:
     """A network without nonlinearity: every step is the same matrix."""
     size = len(matrix)
