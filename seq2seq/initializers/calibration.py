@@ -7,6 +7,7 @@ how the network runs on it, is the caller's.
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -141,9 +142,13 @@ def trial_table(results: Sequence[LayerCalibration]) -> str:
     """Every trial in its order, then what was set and why, for a terminal or a log."""
     rows = [["layer", "number", "measured", "trial", "value", "found", "target"]]
     for result in results:
-        for count, trial in enumerate(result.trials, start=1):
+        counts = Counter[str]()
+        for trial in result.trials:
+            counts[trial.knob] += 1
             numbers = (f"{x:.3g}" for x in (trial.value, trial.found, trial.target))
-            rows.append([result.layer, trial.knob, trial.quantity, str(count), *numbers])
+            rows.append(
+                [result.layer, trial.knob, trial.quantity, str(counts[trial.knob]), *numbers]
+            )
     outcomes = aligned([[one.layer, one.outcome] for one in results], text_columns=2)
     return f"{aligned(rows, text_columns=3)}\n\n{outcomes}" if len(rows) > 1 else outcomes
 

@@ -36,6 +36,9 @@ class LayerSample:
         lengths: number of real timesteps of each example, int64 ``[batch]``.
         longest: timesteps that have to be bridged: the 95th percentile of the data's lengths.
         fixed: what must stay as it is: rule by parameter and gate, as in ``("weight_hh", "h")``.
+
+    Raises:
+        FloatingPointError: if an input is not finite.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class LayerSample:
         self.fixed = fixed or {}
         self._lengths = lengths
         self._inputs = torch.cat([call.inputs for call in calls], dim=1)
+        if not bool(self._inputs.isfinite().all()):
+            raise FloatingPointError(f"what goes into {name} is not finite")
         first = calls[0]
         self._state: RecurrentState | None = None
         if first.hidden is not None:
@@ -114,7 +119,8 @@ class LayerSample:
         assert keep is not None
         scan = self.scan()
         values = gate_values(self.layer, scan)[keep][self.real]
-        return self.longest * float(values.log().mean())
+        smallest = torch.finfo(values.dtype).tiny
+        return self.longest * float(values.clamp_min(smallest).log().mean())
 
     def scan(self) -> RecordedScan:
         """One pass through the layer with its present weights, in the order of its own scan."""

@@ -33,19 +33,25 @@ def unit_variance(
         tolerance: largest relative error of the deviation and of the ratio.
         trials: most factors that are tried for each block.
     """
-    parts = [_scale_input(sample, gate, variance, tolerance, trials) for gate in sample.gates]
-    parts.append(_keep_size(sample, tolerance, trials))
-    missed = [part for part in parts if not part.reached]
+    gates = [_scale_input(sample, gate, variance, tolerance, trials) for gate in sample.gates]
+    recurrent = _keep_size(sample, tolerance, trials)
+    parts = [*gates, recurrent]
+    missed = [part.outcome for part in parts if not part.reached]
     weight = sample.parameter("weight_ih")
-    factors = [part.changed[weight] for part in parts if weight in part.changed]
-    changed = {weight: ", ".join(factors)} if factors else {}
-    changed |= parts[-1].changed
+    factors = [part.changed[weight] for part in gates if weight in part.changed]
+    same = len(set(factors)) == 1 and len(factors) == len(gates)
+    named = (
+        f"{gate}: {part.changed.get(weight, 'as it is')}"
+        for gate, part in zip(sample.gates, gates, strict=True)
+    )
+    scaled = factors[0] if same else ", ".join(named)
+    outcome = f"inputs {scaled}, deviation {math.sqrt(variance):.3g}; {recurrent.outcome}"
     return LayerCalibration(
         sample.name,
         tuple(trial for part in parts for trial in part.trials),
-        "; ".join(part.outcome for part in (missed or parts)),
+        "; ".join(missed) or outcome,
         reached=not missed,
-        changed=changed,
+        changed={**({weight: scaled} if factors else {}), **recurrent.changed},
     )
 
 
@@ -84,7 +90,7 @@ def _scale_input(
         tuple(Trial(f"input {gate}", x, "deviation", y, target) for x, y in tried),
         outcome,
         reached,
-        {sample.parameter("weight_ih"): f"{gate}: times {factor:.3g}"},
+        {sample.parameter("weight_ih"): f"times {factor:.3g}"},
     )
 
 
@@ -101,7 +107,7 @@ def _keep_size(sample: LayerSample, tolerance: float, trials: int) -> LayerCalib
         return LayerCalibration(name, (), f"recurrent left as it is: {why}", reached=False)
     drawn = weight.clone()
     size = float(drawn.double().square().sum().div(len(drawn)).sqrt())
-    gain, tried = size, []
+    gain, tried = min(max(size, GAINS[0]), GAINS[1]), []
     for _ in range(trials):
         weight.copy_(drawn * (gain / size) if size else drawn)
         try:

@@ -14,6 +14,9 @@ from torch import Tensor
 from seq2seq.initializers.layer_sample import LayerSample
 from seq2seq.initializers.trials import LayerCalibration, Trial, nearest, search
 
+# No plain RNN is asked to lose more than this a step: over a few steps the whole attenuation would
+# take a gain at which it learns worse than at 1.
+STEEPEST = -0.2
 # Bounds of the recurrent gain of a plain RNN, as root mean square of its singular values.
 GAINS = (0.8, 2.0)
 # Bounds of the shift of the gate that remembers: a factor of 20 in the length of its memory.
@@ -21,7 +24,7 @@ SHIFTS = (-3.0, 3.0)
 
 
 def transport(
-    sample: LayerSample, *, attenuation: float = -1.5, tolerance: float = 0.25, trials: int = 8
+    sample: LayerSample, *, attenuation: float = -1.5, tolerance: float = 0.2, trials: int = 8
 ) -> LayerCalibration:
     """Let the layer carry over the length of its sequences, and forget what is older.
 
@@ -37,7 +40,7 @@ def transport(
 
 
 def _tune_gain(
-    sample: LayerSample, target: float, tolerance: float, trials: int
+    sample: LayerSample, wanted: float, tolerance: float, trials: int
 ) -> LayerCalibration:
     """Recurrent matrix of a plain RNN, times the gain with which its transport falls by a target.
 
@@ -50,6 +53,8 @@ def _tune_gain(
         return _left_alone(name, f"initializer.{rule} sets its recurrent matrix")
     if sample.longest < 2:
         return _left_alone(name, "its sequences have one timestep, there is nothing to carry")
+    steps = sample.longest - 1
+    target = max(wanted, STEEPEST * steps)
     weight = sample.parameter("weight_hh")
     drawn = weight.detach().clone()
     size = float(drawn.double().square().sum().div(len(drawn)).sqrt())
@@ -66,7 +71,7 @@ def _tune_gain(
         start=math.log(size),
         low=low,
         high=high,
-        slope=sample.longest - 1,
+        slope=steps,
         target=target,
         tolerance=tolerance,
         trials=trials,
@@ -75,10 +80,13 @@ def _tune_gain(
     _write(weight, drawn * (math.exp(chosen) / size))
     gain = math.exp(chosen)
     reached = abs(found - target) <= tolerance
-    steps = sample.longest - 1
     left = f"gain {gain:.3g}: {math.exp(found):.0%} of a random gradient is left over {steps} steps"
+    if target > wanted:
+        left += (
+            f"; {wanted:g} would be more than {STEEPEST:g} a step, so {target:.3g} was asked for"
+        )
     if not reached:
-        left += f", and {target:g} is out of reach: {_obstacle(chosen, low, high, trials)}"
+        left += f", and {target:.3g} is out of reach: {_obstacle(chosen, low, high, trials)}"
     return LayerCalibration(
         name,
         tuple(Trial("gain", math.exp(x), "attenuation", y, target) for x, y in tried),

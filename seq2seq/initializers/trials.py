@@ -101,8 +101,15 @@ def search(
 
 
 def nearest(tried: list[tuple[float, float]], target: float) -> tuple[float, float]:
-    """The value that came nearest to the target, and what it gave."""
-    return min(tried, key=lambda one: abs(one[1] - target))
+    """The value that came nearest to the target, and what it gave.
+
+    Raises:
+        FloatingPointError: if the network overflows with every one of them.
+    """
+    value, found = min(tried, key=lambda one: abs(one[1] - target))
+    if not math.isfinite(found):
+        raise FloatingPointError("a recurrent layer overflows with every value that is tried")
+    return value, found
 
 
 def _between(below: tuple[float, float], above: tuple[float, float], target: float) -> float:
