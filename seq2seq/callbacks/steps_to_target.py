@@ -45,7 +45,7 @@ class StepsToTarget(Callback):
         if self.steps is not None:
             return
         # Summed where it is: looking at it each step would make the device wait.
-        loss = trainer.callback_metrics["train/loss"].detach()
+        loss = outputs["negative_log_likelihood"]
         self._sum = loss.clone() if self._sum is None else self._sum + loss
         self._batches += 1
         stepped = trainer.global_step != self._step  # else gradients are still accumulating

@@ -17,10 +17,9 @@ from seq2seq.train import train
 def steps(callback: StepsToTarget, losses: list[float], *, accumulate: int = 1) -> int | None:
     module: Any = SimpleNamespace(log=lambda *args, **kwargs: None)
     for batch, loss in enumerate(losses, start=1):
-        trainer: Any = SimpleNamespace(
-            callback_metrics={"train/loss": torch.tensor(loss)}, global_step=batch // accumulate
-        )
-        callback.on_train_batch_end(trainer, module, None, None, batch - 1)  # type: ignore[arg-type]
+        trainer: Any = SimpleNamespace(global_step=batch // accumulate)
+        outputs = {"negative_log_likelihood": torch.tensor(loss)}
+        callback.on_train_batch_end(trainer, module, outputs, None, batch - 1)  # type: ignore[arg-type]
     return callback.steps
 
 
@@ -44,10 +43,9 @@ def test_a_resumed_count_goes_on(tmp_path: Path) -> None:
     steps(first, losses[:3])
     second.load_state_dict(first.state_dict())
     module: Any = SimpleNamespace(log=lambda *args, **kwargs: None)
-    trainer: Any = SimpleNamespace(
-        callback_metrics={"train/loss": torch.tensor(1.0)}, global_step=4
-    )
-    second.on_train_batch_end(trainer, module, None, None, 3)  # type: ignore[arg-type]
+    trainer: Any = SimpleNamespace(global_step=4)
+    outputs = {"negative_log_likelihood": torch.tensor(1.0)}
+    second.on_train_batch_end(trainer, module, outputs, None, 3)  # type: ignore[arg-type]
     assert second.steps == 4
     assert second.state_dict()["steps"] == 4
 
