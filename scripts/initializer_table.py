@@ -68,7 +68,9 @@ def preset_rows() -> list[str]:
     for path in sorted(FOLDER.glob("*.yaml")):
         config = OmegaConf.to_container(preset(path.stem))
         assert isinstance(config, dict)
-        rules = rules_from_config({str(key): value for key, value in config.items()})
+        rules = rules_from_config(
+            {str(key): value for key, value in config.items()}, longest=NEEDED["longest"]
+        )
         cells = []
         for mode, cell in CELLS.items():
             rnn = cell(SIZE, SIZE)

@@ -38,7 +38,7 @@ def check_sizes(config: DictConfig) -> None:
 
     from seq2seq.data.tokenizer import PAD_ID
     from seq2seq.initializers.calibration import calibration_from_config
-    from seq2seq.initializers.rules import assign, rules_from_config
+    from seq2seq.initializers.rules import SHORTEST_SPREAD, assign, rules_from_config
     from seq2seq.models.encoder_decoder import encoder_decoder
     from seq2seq.translator import check_decoding
 
@@ -50,7 +50,8 @@ def check_sizes(config: DictConfig) -> None:
         model = encoder_decoder(
             source_vocabulary_size=8, target_vocabulary_size=8, pad_id=PAD_ID, **plain(config.model)
         )
-    assign(model, rules_from_config(plain(config.initializer)))
+    # Any length will do: how long the data is isn't known yet.
+    assign(model, rules_from_config(plain(config.initializer), longest=SHORTEST_SPREAD))
     calibration_from_config(plain(config.initializer))
 
 
@@ -189,7 +190,8 @@ def initialize_weights(
     Args:
         config: its ``initializer`` says how.
         module: the network, modified in place.
-        split: the training split, of which calibration measures one batch.
+        split: the training split: its lengths are those that ``longest`` means where the config
+            has none, and calibration measures one batch of it.
 
     Returns:
         The tables as markdown.
@@ -201,12 +203,11 @@ def initialize_weights(
     from seq2seq.initializers.calibration import calibration_from_config, trial_table
     from seq2seq.initializers.report import describe, markdown_table, text_table
     from seq2seq.initializers.rules import initialize, rules_from_config
-    from seq2seq.measurement import calibrate_layers
+    from seq2seq.measurement import calibrate_layers, longest_dependency
 
     group = plain(config.initializer)
-    done = initialize(
-        module.model, rules_from_config(group), seed=config.initialization_seed, pad_id=PAD_ID
-    )
+    rules = rules_from_config(group, longest=longest_dependency(split))
+    done = initialize(module.model, rules, seed=config.initialization_seed, pad_id=PAD_ID)
     calibration = calibration_from_config(group)
     notes, calibrated, trials = list(done.notes), [], ""
     if calibration is not None and config.ckpt_path is not None:

@@ -159,7 +159,13 @@ def _laboratory(
     """The network on one batch, in float64 and without dropout, under changed initializers."""
     from seq2seq.diagnostics.advice import Laboratory
     from seq2seq.diagnostics.layer_report import attenuation_over, transport_profiles
-    from seq2seq.measurement import data_lengths, long_batch, measure_layers, real_lengths
+    from seq2seq.measurement import (
+        data_lengths,
+        long_batch,
+        longest_dependency,
+        measure_layers,
+        real_lengths,
+    )
 
     lengths = data_lengths(split)
     batch = long_batch(split, lengths)
@@ -182,6 +188,7 @@ def _laboratory(
     return Laboratory(
         model=module.model,
         initializer=plain(config.initializer),
+        longest=longest_dependency(split),
         report=report,
         attenuations=attenuations,
     )

@@ -36,6 +36,11 @@ def data_lengths(split: EncodedSplit) -> dict[str, DataLengths]:
     }
 
 
+def longest_dependency(split: EncodedSplit) -> int:
+    """How far back a task may ask, in tokens: the 95th percentile of the longer side's lengths."""
+    return max(lengths.long for lengths in data_lengths(split).values())
+
+
 def long_batch(split: EncodedSplit, lengths: dict[str, DataLengths]) -> Batch:
     """The pairs of the split whose lengths are nearest to the 95th percentiles of both sides."""
     source, target = lengths["encoder"].long, lengths["decoder"].long

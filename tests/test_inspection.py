@@ -64,7 +64,10 @@ STARTS_BAD = {
     ),
     "LSTM, open gates and gain 4": (
         "exploding",
-        ("model=lstm", "initializer.forget_bias=4", "initializer.recurrent.gain=4", *LONG),
+        (
+            *("model=lstm", "initializer=orthogonal", "initializer.forget_bias=4"),
+            *("initializer.recurrent.gain=4", *LONG),
+        ),
     ),
     "GRU, U(0.02)": ("vanishing", ("model=gru", "initializer=uniform", "initializer.scale=0.02")),
     "two GRUs with attention, Keras's, long": (
@@ -132,7 +135,9 @@ def test_what_was_printed_is_in_the_json_beside_a_picture(
     found = inspect(compose(*COPY, "model=rnn", "initializer.recurrent.gain=0.3", tiny_task=False))
     printed = capsys.readouterr().out
     folder = tmp_path / "run"
-    assert {path.name for path in folder.iterdir()} == {"inspection.json", "inspection.png"}
+    assert {path.name for path in folder.iterdir()} == {
+        *("inspection.json", "inspection.png", "status.json"),
+    }
     content = json.loads((folder / "inspection.json").read_text())
     for layer, report, verdict in zip(
         content["layers"], found.reports, found.verdicts, strict=True

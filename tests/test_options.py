@@ -38,6 +38,7 @@ from seq2seq.translator import STRATEGIES, Translator
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SIZE = 6
+LONGEST = 20.0  # timesteps, where an initializer asks
 
 
 def group(name: str) -> list[str]:
@@ -193,7 +194,7 @@ def test_every_model_trains_and_decodes(
     data: TranslationDataModule, presets: dict[str, dict[str, Any]], options: dict[str, Any]
 ) -> None:
     options = dict(options)
-    rules = rules_from_config(presets[options.pop("initializer")])
+    rules = rules_from_config(presets[options.pop("initializer")], longest=LONGEST)
     model = build(data, **options)
     done = initialize(model, rules, seed=0, pad_id=PAD_ID)
     assert len(done.assignments) == len(list(model.parameters()))
@@ -245,7 +246,9 @@ def test_every_model_of_the_config_trains_and_decodes(
 ) -> None:
     config = composed(f"model={name}", "model.embedding_size=6", "model.hidden_size=6")
     model = build(data, **plain(config.model))
-    initialize(model, rules_from_config(plain(config.initializer)), seed=0, pad_id=PAD_ID)
+    initialize(
+        model, rules_from_config(plain(config.initializer), longest=LONGEST), seed=0, pad_id=PAD_ID
+    )
     take_two_steps(model, list(data.train_dataloader()))
     translations(model, data)
 
@@ -272,7 +275,7 @@ def test_every_initializer_sets_every_weight_of_every_cell(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(torch.nan)
-    initialize(model, rules_from_config(presets[name]), seed=0, pad_id=PAD_ID)
+    initialize(model, rules_from_config(presets[name], longest=LONGEST), seed=0, pad_id=PAD_ID)
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
     for embedding in (model.encoder.embedding, model.decoder.embedding):
         assert not embedding.weight[PAD_ID].any()

@@ -55,7 +55,7 @@ def test_the_table_has_what_was_swept_measured_and_reached(
         assert float(row["test/loss"]) == pytest.approx(metrics["test/loss"], rel=1e-5)
         assert float(row["slope"]) == pytest.approx(layer["slope"], rel=1e-5)
         assert float(row["reach"]) == pytest.approx(-3 / layer["slope"], rel=1e-5)
-        assert (row["status"], row["initializer"]) == ("finished", "orthogonal")
+        assert (row["status"], row["initializer"]) == ("finished", "recommended")
         assert (row["cell"], row["width"]) == ("rnn_tanh", "8")
         assert float(row["train/steps_to_target"]) == 2
     assert "4 runs: 4 finished" in finished.output

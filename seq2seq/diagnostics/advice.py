@@ -67,6 +67,7 @@ class Laboratory:
     Args:
         model: the network; only the names of its parameters are read here.
         initializer: the config group as plain values, the user's own overrides included.
+        longest: how long dependencies are in the data, in timesteps.
         report: sets all weights anew with some changes and measures every layer.
         attenuations: the same, the attenuation of every layer alone, which is quicker.
     """
@@ -76,13 +77,21 @@ class Laboratory:
         *,
         model: nn.Module,
         initializer: Mapping[str, Any],
+        longest: float,
         report: Callable[[Changes], Sequence[LayerReport]],
         attenuations: Callable[[Changes], Sequence[float]],
     ) -> None:
         self.report = report
         self.attenuations = attenuations
-        self.shares_longest = initializer.get("longest") is not None
-        self._assignments = assign(model, rules_from_config(initializer))
+        self._initializer = initializer
+        self._assignments = assign(model, rules_from_config(initializer, longest=longest))
+
+    def longest_key(self, rule: Rule) -> str:
+        """Key of the number ``longest`` of a rule that takes one: its own, or that of all."""
+        entry: Any = self._initializer
+        for part in rule.name.split("."):
+            entry = entry[part]
+        return "longest" if entry.get("longest") is None else f"{rule.name}.longest"
 
     def rules_of(self, pattern: str, gates: str = "") -> list[Rule]:
         """The rules that set the parameters with ``pattern`` in their names, each once."""
@@ -180,8 +189,7 @@ def _longer_memory(laboratory: Laboratory, length: int) -> tuple[str, Changes] |
     longest = float(max(length, 3))
     for rule in rules:
         if "longest" in scheme_arguments(rule.scheme):
-            key = "longest" if laboratory.shares_longest else f"{rule.name}.longest"
-            return reason, {key: longest}
+            return reason, {laboratory.longest_key(rule): longest}
         if rule.scheme in GATE_BIAS_SCHEMES:
             return reason, {f"{rule.name}.scheme": "chrono", f"{rule.name}.longest": longest}
     return reason, {"forget_bias": _rounded(math.log(longest))}

@@ -33,6 +33,7 @@ from seq2seq.initializers.schemes import check_argument
 
 # Numbers that stand once in the config, for every rule whose scheme takes them.
 SHARED = ("scale", "gain", "longest")
+SHORTEST_SPREAD = 3.0
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def scheme_arguments(scheme: str) -> dict[str, bool]:
     }
 
 
-def rules_from_config(config: Mapping[str, Any]) -> list[Rule]:
+def rules_from_config(config: Mapping[str, Any], *, longest: float | None = None) -> list[Rule]:
     """Rules in the order in which they are tried, from the ``initializer`` group as plain values.
 
     First the user's own ``rules``, which must all match something; then ``forget_bias``; then what
@@ -157,6 +158,8 @@ def rules_from_config(config: Mapping[str, Any]) -> list[Rule]:
             whose scheme takes it and that has no value of its own. ``calibration``: no rule, see
             `calibration.py`. All other keys are roles, mappings like those of ``rules``; one whose
             values are all None is left out.
+        longest: how long dependencies are in the data, in timesteps: for every rule whose scheme
+            takes it, where the config leaves it open.
 
     Raises:
         ValueError: for a value that has no meaning, with its key and what would be allowed.
@@ -164,6 +167,11 @@ def rules_from_config(config: Mapping[str, Any]) -> list[Rule]:
     shared = {name: config[name] for name in SHARED if config.get(name) is not None}
     for name, value in shared.items():
         check_argument(name, value, shown_as=f"initializer.{name}")
+    if longest is not None:
+        # A dependency over fewer steps has no time scales to spread.
+        open_numbers = {"longest": max(float(longest), SHORTEST_SPREAD), **shared}
+    else:
+        open_numbers = shared
     roles = {f"special.{name}": value for name, value in (config.get("special") or {}).items()}
     roles |= {
         name: value
@@ -171,11 +179,11 @@ def rules_from_config(config: Mapping[str, Any]) -> list[Rule]:
         if name not in (*SHARED, "forget_bias", "rules", "special", "calibration")
     }
     own = [
-        _rule(f"rules[{index}]", entry, shared, optional=False)
+        _rule(f"rules[{index}]", entry, open_numbers, optional=False)
         for index, entry in enumerate(config.get("rules") or ())
     ]
     named = [
-        _rule(name, entry, shared, optional=True)
+        _rule(name, entry, open_numbers, optional=True)
         for name, entry in roles.items()
         if not isinstance(entry, Mapping) or any(value is not None for value in entry.values())
     ]
@@ -265,7 +273,8 @@ def _forget_bias(value: float | None, roles: Sequence[Rule]) -> Iterator[Rule]:
         if rule.scheme in GATE_BIAS_SCHEMES:
             raise ValueError(
                 f"initializer.forget_bias={value} and initializer.{rule.name}.scheme={rule.scheme} "
-                "both set the gate that remembers: set initializer.forget_bias to null"
+                "both set the gate that remembers: set initializer.forget_bias to null, or "
+                f"initializer.{rule.name}.scheme to zeros"
             )
     pattern = "*bias_?h_l*"
     yield Rule("forget_bias", pattern, "constant", {"value": value}, KEEP_GATES, optional=True)

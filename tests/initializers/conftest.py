@@ -65,6 +65,8 @@ def preset() -> Callable[..., dict[str, Any]]:
         config = OmegaConf.merge(composed(name), OmegaConf.from_dotlist(list(overrides)))
         container = OmegaConf.to_container(config)
         assert isinstance(container, dict)
+        if "longest" in container and container["longest"] is None:
+            container["longest"] = 20.0  # in training it is that of the data
         return {str(key): value for key, value in container.items()}
 
     return load

@@ -143,7 +143,7 @@ PER_GATE_INPUT = glorot(E, H)
 EXPECTED = {
     "bahdanau2014": Expected(ROOT, 0.01, 0.01, 0.01),
     # The rules of these two; what calibration does afterwards is in test_calibration.py.
-    "calibrated": Expected(per_gate(0.3 * ROOT, ROOT, ROOT, 1.1 * ROOT), PER_GATE_INPUT, 1, LINEAR),
+    "calibrated": Expected(per_gate(0.3 * ROOT, ROOT, ROOT, 1.3 * ROOT), PER_GATE_INPUT, 1, LINEAR),
     "lsuv": Expected(ROOT, ROOT, 1, LINEAR),
     "chrono": Expected(ROOT, PER_GATE_INPUT, 1, LINEAR, {"f": None, "i": None, "z": None}),
     "echo_state": Expected(math.nan, 0.1, 1, LINEAR),
@@ -175,7 +175,7 @@ EXPECTED = {
     "orthogonal": Expected(ROOT, PER_GATE_INPUT, 1, LINEAR, KEEP),
     "pytorch": Expected(ROOT * UNIFORM, ROOT * UNIFORM, 1, ROOT * UNIFORM, DRAWN),
     "recommended": Expected(
-        per_gate(ROOT, ROOT, ROOT, 1.1 * ROOT), PER_GATE_INPUT, 1, LINEAR, KEEP
+        per_gate(ROOT, ROOT, ROOT, 1.3 * ROOT), PER_GATE_INPUT, 1, LINEAR, KEEP
     ),
     "sockeye_default": Expected(
         fused(lambda gates: 1.414 * ROOT / math.sqrt(gates)), FUSED_INPUT, glorot(E, V), LINEAR
@@ -234,8 +234,8 @@ def gates_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         ("chrono", [], {}),
         ("chrono", ["recurrent.gain=0.3"], dict.fromkeys("ifgorznh", 0.3)),
         ("nematus_default", [], {}),
-        ("recommended", [], {"h": 1.1}),
-        ("recommended", ["longest=60"], {"h": 1.1} | dict.fromkeys("ifgo", 0.3)),
+        ("recommended", [], {"h": 1.3}),
+        ("recommended", ["longest=60"], {"h": 1.3} | dict.fromkeys("ifgo", 0.3)),
         ("recommended", ["longest=60", "recurrent.gain=0.8"], dict.fromkeys("ifgorznh", 0.8)),
         ("ugi", [], {}),
         ("keras", ["recurrent.fused=null"], {}),
@@ -287,7 +287,7 @@ def test_gate_values_at_the_start_are_those_of_the_headings(
     def gate(name: str, *overrides: str) -> Tensor:
         return keep_gate(build(toy, preset(name, *overrides), cell=cell, hidden=500))
 
-    chrono, ugi = gate("chrono"), gate("ugi")
+    chrono, ugi = gate("chrono", "longest=50"), gate("ugi")
     assert chrono.min() >= 0.5 and chrono.max() <= 1 - 1 / 50
     assert (1 / (1 - chrono)).mean() == pytest.approx(26, rel=0.06)  # memories of 2 to 50 steps
     assert ugi.mean() == pytest.approx(0.5, abs=0.04)
@@ -441,3 +441,15 @@ def test_the_orthogonal_preset_opens_the_gate_that_remembers(toy: Toy, preset: P
         total = (rnn.bias_ih_l0 + rnn.bias_hh_l0).detach().chunk(gates)
         assert [float(block.mean()) for block in total] == [0.0, 1.0, *[0.0] * (gates - 2)]
         assert torch.sigmoid(total[1]).mean() == pytest.approx(0.731, abs=1e-3)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_on_short_sequences_recommended_is_orthogonal_to_the_bit(
+    toy: Toy, preset: Preset, cell: str
+) -> None:
+    models = [
+        build(toy, preset(name, *overrides), cell=cell)
+        for name, *overrides in (("recommended", "longest=20"), ("orthogonal",))
+    ]
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(one, other)

@@ -124,8 +124,8 @@ def test_mean_field_is_nearly_nothing_in_a_gate_and_critical_in_a_plain_network(
 @pytest.mark.parametrize(
     ("gate", "longest", "gain"),
     [
-        ("h", 10, 1.1),
-        ("h", 100, 1.1),
+        ("h", 10, 1.3),
+        ("h", 100, 1.3),
         ("z", 10, 1.0),
         ("z", 100, 1.0),
         ("i", 20, 1.0),

@@ -436,3 +436,22 @@ def test_a_shared_number_reaches_every_rule_without_its_own(preset: Preset) -> N
     assert rules["recurrent"].arguments == {"gain": 1.5}
     assert rules["input"].arguments == rules["output"].arguments == {"gain": 0.5}
     assert rules["embedding"].arguments == {"scale": 1.0}
+
+
+def test_the_length_of_the_data_fills_what_the_config_leaves_open() -> None:
+    config = {
+        "bias": {"pattern": "*bias*", "scheme": "chrono"},
+        "recurrent": {"pattern": "*weight_hh*", "scheme": "recommended_recurrent", "longest": 7.0},
+        "embedding": {"pattern": "*", "scheme": "zeros"},
+    }
+    rules = {rule.name: rule.arguments for rule in rules_from_config(config, longest=30)}
+    assert rules == {"bias": {"longest": 30.0}, "recurrent": {"longest": 7.0}, "embedding": {}}
+    rules = {
+        rule.name: rule.arguments
+        for rule in rules_from_config({**config, "longest": 9.0}, longest=30)
+    }
+    assert rules["bias"] == {"longest": 9.0}
+    shortest = rules_from_config(config, longest=1)[0]
+    assert shortest.arguments["longest"] > 2  # or chrono would have nothing to spread
+    with pytest.raises(ValueError, match=r"needs a value for initializer\.bias\.longest"):
+        rules_from_config(config)
