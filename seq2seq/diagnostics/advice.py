@@ -83,6 +83,9 @@ class Laboratory:
     ) -> None:
         self.report = report
         self.attenuations = attenuations
+        calibration = initializer.get("calibration") or {}
+        # A gain that the rules give a plain RNN is undone: what it is tuned to can be changed.
+        self.calibrates_gain = calibration.get("method") == "transport"
         self._initializer = initializer
         self._assignments = assign(model, rules_from_config(initializer, longest=longest))
 
@@ -146,6 +149,9 @@ def _candidates(
     driven = _unit_drive(laboratory, max(drives, key=lambda drive: abs(math.log(drive or _TINY))))
 
     def carrying(before: Changes) -> tuple[str, Changes] | None:
+        if vanilla and laboratory.calibrates_gain:
+            reason = f"recurrent matrices calibrated to an attenuation of {_TARGET_RNN:g}"
+            return reason, {"calibration.attenuation": _TARGET_RNN}
         if vanilla or exploding:
             target = _TARGET_RNN if vanilla else _TARGET_GATED
             return _tuned_strength(laboratory, reports, target, before)

@@ -22,6 +22,7 @@ from seq2seq.initializers.report import describe
 from seq2seq.initializers.rules import Initialization, initialize, rules_from_config
 from seq2seq.initializers.sweet_spot import GAINS, SHIFTS, STEEPEST
 from seq2seq.initializers.trials import LayerCalibration, search
+from seq2seq.inspection import measure
 from seq2seq.models.encoder_decoder import EncoderDecoder, encoder_decoder
 from seq2seq.models.recurrent import RecurrentLayer
 from seq2seq.train import train
@@ -527,3 +528,24 @@ def test_a_network_that_overflows_on_the_batch_is_refused_in_a_sentence(compose:
     config = compose("model=rnn", "initializer=calibrated", "initializer.embedding.scale=1e39")
     with pytest.raises(ValueError, match="can't be calibrated .* initializer.calibration=null"):
         weights_after(config)
+
+
+@pytest.mark.parametrize("model", ["rnn", "lstm", "gru"])
+def test_every_layer_of_a_calibrated_network_carries(compose: Compose, model: str) -> None:
+    copy = ("data=copy", "data.train_size=400", "data.max_length=10", "model.hidden_size=48")
+    config = compose(*copy, f"model={model}", "initializer=calibrated")
+    assert [verdict.kind for verdict in measure(config).verdicts] == ["carries", "carries"]
+
+
+def test_the_advice_for_a_calibrated_network_is_what_calibration_does_not_undo(
+    compose: Compose,
+) -> None:
+    chosen = ("model=rnn", "initializer=calibrated", "model.hidden_size=48")
+    task = ("data.min_length=20", "data.max_length=25", "data.longer_max_length=30")
+    found = measure(compose(*chosen, *task, "initializer.calibration.attenuation=-9"))
+    assert {verdict.kind for verdict in found.verdicts} == {"vanishing"}
+    assert found.advice is not None and found.advice.suffices
+    assert found.advice.overrides == ("initializer.calibration.attenuation=-1.5",)
+    flooded = measure(compose(*chosen, *task, "initializer.embedding.scale=30"))
+    assert flooded.advice is not None and flooded.advice.suffices
+    assert list(flooded.advice.changes) == ["embedding.scale"]
