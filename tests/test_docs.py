@@ -1,0 +1,98 @@
+"""What the documents tell people to type: it composes, and the tutorial's commands run."""
+
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from seq2seq.config import config_folder, register
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+COMMAND = re.compile(r"(scripts/(?:train|inspect)\b[^`\n|]*)")
+
+
+def commands(document: Path) -> list[str]:
+    """Every command line of training and inspection, in blocks and in running text."""
+    found = COMMAND.findall(document.read_text(encoding="utf-8"))
+    return list(dict.fromkeys(command.split(" #")[0].strip() for command in found))
+
+
+def overrides(command: str) -> tuple[str, list[str]]:
+    """Name of the config, and the first job's overrides."""
+    script, *arguments = shlex.split(command)
+    arguments = [one for one in arguments if one not in ("-m", "--multirun", "--help")]
+    first = [
+        f"{one.get_key_element()}={next(iter(one.sweep_string_iterator()))}"
+        if one.is_sweep_override()
+        else str(one.input_line)
+        for one in OverridesParser.create().parse_overrides(arguments)
+    ]
+    return {"scripts/train": "train", "scripts/inspect": "inspect"}[script], first
+
+
+@pytest.mark.parametrize(
+    ("document", "command"),
+    [(document.name, command) for document in DOCUMENTS for command in commands(document)],
+)
+def test_what_a_document_says_to_type_composes(document: str, command: str) -> None:
+    register()
+    name, typed = overrides(command)
+    with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
+        assert hydra.compose(name, typed).model.cell
+
+
+def test_the_tutorial_has_its_experiments_and_pictures() -> None:
+    text = TUTORIAL.read_text(encoding="utf-8")
+    for name in re.findall(r"experiment=(\w+)", text):  # each is run by test_experiments.py
+        assert (ROOT / "conf" / "experiment" / f"{name}.yaml").is_file()
+    for document in DOCUMENTS:
+        linked = re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8"))
+        for target in linked:
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def alone() -> list[str]:
+    return [one for one in commands(TUTORIAL) if "experiment=" not in one]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", alone())
+def test_a_command_of_the_tutorial_runs_on_less_data(
+    command_line: Callable[..., Any], command: str
+) -> None:
+    less = ("data.train_size=400", "data.validation_size=20", "data.test_size=20")
+    short = ("trainer.max_epochs=null", "trainer.max_steps=3", "trainer.enable_progress_bar=false")
+    # What the fixture adds comes before: an option must not stand between overrides.
+    typed = [one for one in shlex.split(command)[1:] if one != "-m"]
+    sweep = ["-m"] if "-m" in shlex.split(command) else []
+    if command.startswith("scripts/train"):
+        finished = command_line(*typed, *less, *short, *sweep, tiny_task=False)
+        assert finished.status == 0, finished.output
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("command_line")
+@pytest.mark.parametrize("command", [one for one in alone() if one.startswith("scripts/inspect")])
+def test_the_verdicts_of_the_tutorial_are_those_that_are_printed(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from seq2seq import inspection
+
+    monkeypatch.setattr(sys, "argv", shlex.split(command))
+    inspection.main()
+    printed = capsys.readouterr().out
+    gain = re.search(r"gain=(\S+)", command)
+    if gain is None:
+        assert "Every layer carries" in printed
+        return
+    (told,) = re.findall(rf"^\| {gain[1]} \| (.+) \|$", TUTORIAL.read_text(), re.MULTILINE)
+    (found,) = re.findall(r"^encoder/layer0/forward  ([a-z]+: .+)$", printed, re.MULTILINE)
+    assert found == told
