@@ -2,6 +2,7 @@
 
     .venv/bin/python scripts/calibration_table.py             all settings: 20 minutes on one core
     .venv/bin/python scripts/calibration_table.py gru recall  those whose names hold all the words
+    .venv/bin/python scripts/calibration_table.py --cost      what calibration costs, as a table
 
 A setting is a cell, a task, its length and a width. Every fixed scheme that takes a length is told
 the task's own. Loss is the mean over the last 50 steps, in nats a target token, by seed. A row ends
@@ -20,12 +21,17 @@ import torch
 from omegaconf import DictConfig
 
 from seq2seq.assembly import build_datamodule, build_module, initialize_weights
-from seq2seq.config import config_folder, register
+from seq2seq.config import config_folder, plain, register
+from seq2seq.data.tokenizer import PAD_ID
+from seq2seq.initializers.calibration import calibration_from_config
+from seq2seq.initializers.rules import initialize, rules_from_config
+from seq2seq.measurement import calibrate_layers
 from seq2seq.scoring import batch_loss
 
 SEEDS = (1, 2)
 SYMBOLS = 8
 LAST = 50  # steps that the loss is averaged over
+COST_STEPS = 20  # training steps that are timed
 CLIP = 1.0  # largest global gradient norm
 CALIBRATED = "calibrated"
 
@@ -133,6 +139,31 @@ def rows(settings: list[Setting]) -> Iterator[str]:
         yield row(setting, results)
 
 
+def cost_rows(settings: list[Setting]) -> Iterator[str]:
+    """Trials of all layers, and their CPU time in training steps on ordinary batches."""
+    register()
+    for setting in settings:
+        config = composed(setting, schemes(setting)[CALIBRATED], seed=1)
+        datamodule = build_datamodule(config)
+        split = datamodule.split("train")
+        model = build_module(config, datamodule).model
+        group = plain(config.initializer)
+        done = initialize(model, rules_from_config(group), seed=1, pad_id=PAD_ID)
+        calibration = calibration_from_config(group)
+        assert calibration is not None
+        start = time.process_time()
+        results = calibrate_layers(model, split, calibration, done)
+        calibrated = time.process_time() - start
+        start = time.process_time()
+        final_loss(config, COST_STEPS, datamodule)
+        first = time.process_time() - start
+        start = time.process_time()
+        final_loss(config, 2 * COST_STEPS, datamodule)
+        step = (time.process_time() - start - first) / COST_STEPS
+        trials = sum(len(result.trials) for result in results)
+        yield f"| {setting} | {trials} | {calibrated:.2f} s | {calibrated / step:.1f} |"
+
+
 def row(setting: Setting, results: dict[str, list[float]]) -> str:
     """Losses by initializer, and how calibration compares with the best of the others."""
     means = {name: sum(losses) / len(losses) for name, losses in results.items()}
@@ -150,15 +181,19 @@ def row(setting: Setting, results: dict[str, list[float]]) -> str:
 def main(words: list[str]) -> None:
     """Print the table of the settings whose names hold all the words."""
     torch.set_num_threads(1)
+    cost = "--cost" in words
+    words = [word for word in words if word != "--cost"]
     chosen = [one for one in SETTINGS if all(word in str(one) for word in words)]
     if not chosen:
         names = "; ".join(map(str, SETTINGS))
         sys.exit(f"error: no setting holds {' and '.join(words)}: the settings are {names}")
     start = time.perf_counter()
-    print("| setting | final loss by seed | best fixed scheme | calibrated |")
-    print("| --- | --- | --- | --- |", flush=True)
+    heading, lines = "setting | final loss by seed | best fixed scheme | calibrated", rows
+    if cost:
+        heading, lines = "setting | trials | CPU time | training steps", cost_rows
+    print(f"| {heading} |\n|{' --- |' * 4}", flush=True)
     with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
-        for line in rows(chosen):
+        for line in lines(chosen):
             print(line, flush=True)
     print(f"\n{time.perf_counter() - start:.0f} seconds", file=sys.stderr)
 

@@ -26,6 +26,9 @@ RECORD = "inspection.json"
 
 # Examples that every figure is measured on.
 _EXAMPLES = 64
+# Fewer for calibration, which measures again and again: a trial then costs about what a training
+# step does.
+_CALIBRATION_EXAMPLES = 32
 
 
 def data_lengths(split: EncodedSplit) -> dict[str, DataLengths]:
@@ -88,7 +91,7 @@ def calibrate_layers(
         FloatingPointError: if the network overflows on this batch.
     """
     lengths = data_lengths(split)
-    batch = long_batch(split, lengths)
+    batch = split.batch(long_batch(split, lengths).index[:_CALIBRATION_EXAMPLES])
     return calibrate(
         model,
         lambda: model(batch.source, batch.source_lengths, batch.decoder_input),
