@@ -171,11 +171,10 @@ def leaks(layer: RecurrentLayer, call: tuple[Any, Any], lengths: Tensor) -> Tens
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_gates_leak_on_the_batch_what_chrono_means_without_input(
+def test_gates_of_an_lstm_leak_on_the_batch_what_chrono_means_without_input(
     task: Callable[..., Task], cell: str
 ) -> None:
     made = task(cell, hidden_size=64, lengths=(20, 30))
-    before = Seen(made)
     results = made.calibrate(tolerance=0.02)
     after = Seen(made)
     for (name, layer), result in zip(made.model.recurrent_layers().items(), results, strict=True):
@@ -184,16 +183,21 @@ def test_gates_leak_on_the_batch_what_chrono_means_without_input(
         u = 1 + (torch.arange(64).double() + 0.5) / 64 * (longest - 2)
         meant = float((u / (1 + u)).log().mean())
         found = float(leaks(layer, after.calls[name], lengths).mean())
-        assert longest * found == pytest.approx(longest * meant, abs=0.03)
         assert result.reached
-        assert before.calls.keys() == after.calls.keys()
+        assert result.trials[-1].target == pytest.approx(longest * meant)
+        assert result.trials[-1].found == pytest.approx(longest * found, abs=1e-4)
         # The first trial, without a shift, leaks more: the logarithm is concave.
         assert result.trials[0].value == 0
-        assert result.trials[0].found < result.trials[-1].target - 0.1
+        assert result.trials[0].found < longest * meant - 0.1
+        if cell == "lstm":
+            assert longest * found == pytest.approx(longest * meant, abs=0.03)
+        else:
+            assert len(result.trials) == 1
         rnn = layer.rnn
         gates = (rnn.bias_ih_l0 + rnn.bias_hh_l0).detach().chunk(4 if cell == "lstm" else 3)
         shift = gates[1] - u.log()
-        assert shift.std() < 1e-6 and 0 < shift.mean() < SHIFTS[1]
+        assert shift.std() < 1e-6
+        assert 0 < shift.mean() < SHIFTS[1] if cell == "lstm" else shift.abs().max() < 1e-6
         torch.testing.assert_close(gates[0], -u.log() if cell == "lstm" else 0 * u)
         assert not any(gate.any() for gate in gates[2:])
 
@@ -344,7 +348,7 @@ def test_the_target_the_tolerance_and_the_number_of_trials_act(task: Callable[..
     exact, rough = (task("rnn_tanh").calibrate(tolerance=value)[0] for value in (0.01, 0.5))
     assert len(exact.trials) > len(rough.trials)
     assert exact.trials[-1].found == pytest.approx(-1.5, abs=0.01)
-    assert len(task("gru").calibrate(trials=2, tolerance=1e-9)[0].trials) == 2
+    assert len(task("lstm").calibrate(trials=2, tolerance=1e-9)[0].trials) == 2
 
 
 STEP = 3  # a training step is a forward and a backward pass, which costs about two
@@ -410,7 +414,7 @@ def test_the_report_of_all_parameters_names_what_was_calibrated(task: Callable[.
     made = task("lstm")
     rows = {row.parameter: row for row in describe(made.initialization, made.calibrate())}
     row = rows["decoder.layers.0.rnn.bias_ih_l0"]
-    assert row.scheme.startswith("zeros; calibrated: f: ln u, u from 1 to 11, plus ")
+    assert row.scheme.startswith("zeros; calibrated: f: ln u, u from 1 to 11, shift ")
     assert row.scheme.endswith(", i: -ln u")
     assert row.bias_sum["f"] > 1 > 0 > row.bias_sum["i"]
     assert rows["decoder.layers.0.rnn.bias_hh_l0"].scheme == "zeros; calibrated: if: zeros"
