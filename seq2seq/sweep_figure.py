@@ -71,11 +71,12 @@ def draw(
     for key, name in [("x", x), ("lines", lines), ("panels", panels), *(("y", one) for one in y)]:
         _require(runs, f"figure.{key}", name if kind != "profile" or key != "y" else None)
     columns = _values(runs, panels)
+    labels = _values(runs, lines)
+    height = 1.3 + 0.4 * len(labels) if kind == "matrix" else 3.3
     figure = Figure(
-        figsize=(max(5.0, 4.2 * len(columns)) + 1.5, 3.6 * len(y) + 0.6), layout="constrained"
+        figsize=(max(5.0, 4.2 * len(columns)) + 1.5, height * len(y) + 0.6), layout="constrained"
     )
     grid = figure.subplots(len(y), len(columns), squeeze=False, sharey="row")
-    labels = _values(runs, lines)
     for row, name in enumerate(y):
         for column, panel in enumerate(columns):
             axes = grid[row, column]
@@ -94,7 +95,7 @@ def draw(
                 axes.set_ylabel(_short(name) if kind == "lines" else "transport: share left")
     if lines is not None and kind != "matrix":
         handles, names = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, names, title=_short(lines), loc="outside right upper", fontsize=8)
+        figure.legend(handles, names, title=_short(lines), loc="outside right center", fontsize=8)
     if title:
         figure.suptitle(title, fontsize=11)
     buffer = io.BytesIO()
