@@ -75,7 +75,7 @@ def schemes(setting: Setting) -> dict[str, list[str]]:
     found = {name: [f"initializer={name}"] for name in ("pytorch", "sutskever2014", "orthogonal")}
     longest = f"initializer.longest={setting.longest}"
     if setting.cell.startswith("rnn"):
-        for gain in (1.1, 1.3):  # 1.1 is that of initializer=recommended
+        for gain in (1.1, 1.3):  # 1.3 is that of initializer=recommended
             gained = f"initializer.recurrent.gain={gain}"
             found[f"orthogonal x {gain}"] = ["initializer=orthogonal", gained]
     else:

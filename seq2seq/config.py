@@ -142,7 +142,7 @@ class InitializerConfig:
     bridge: RuleConfig = field(default_factory=RuleConfig)
     output: RuleConfig = field(default_factory=RuleConfig)
     linear_bias: RuleConfig = field(default_factory=RuleConfig)
-    calibration: CalibrationConfig | None = None
+    calibration: CalibrationConfig | None = field(default_factory=CalibrationConfig)
 
 
 @dataclass

@@ -80,10 +80,10 @@ def calibration_from_config(config: Mapping[str, Any]) -> Calibration | None:
     Raises:
         ValueError: as :class:`Calibration`, and if no method is named.
     """
-    entry = config.get("calibration")
-    if entry is None:
-        return None
+    entry = config.get("calibration") or {}
     given = {name: value for name, value in entry.items() if value is not None}
+    if not given:
+        return None
     if "method" not in given:
         raise ValueError(
             "initializer.calibration has no method: set initializer.calibration.method to one of "

@@ -523,6 +523,15 @@ def test_a_checkpoint_to_resume_from_needs_no_calibration_and_goes_on(
     assert "attenuation" not in caplog.text
 
 
+def test_every_other_initializer_can_be_calibrated_too(compose: Compose) -> None:
+    chosen = ("model=rnn", "initializer=orthogonal")
+    with_method = compose(*chosen, "initializer.calibration.method=transport")
+    without = weights_after(compose(*chosen))
+    calibrated = weights_after(with_method)
+    changed = {name for name in without if not torch.equal(without[name], calibrated[name])}
+    assert len(changed) == 2 and all("weight_hh" in name for name in changed)
+
+
 def test_a_wrong_calibration_is_refused_before_any_data_is_read(compose: Compose) -> None:
     with pytest.raises(ValueError, match="initializer.calibration.variance=2.0 means nothing"):
         check_sizes(compose("initializer=calibrated", "initializer.calibration.variance=2"))
