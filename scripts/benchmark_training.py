@@ -1,8 +1,9 @@
 """Training speed of the framework beside a minimal loop of the same model in plain PyTorch.
 
 Three loops take turns in one process, on the same batches and from the same weights: the plain one
-(the floor), the framework without the gradient probe, and the framework with it at its default
-cadence. What is printed is meant to be read as ratios; `docs/benchmarks.md` says how.
+(the floor), the framework without its diagnostics, and the framework with all of them at their
+default cadences. Then each group of diagnostics takes a turn alone, more often than by default, for
+what it costs a time. What is printed is meant to be read as ratios; `docs/benchmarks.md` says how.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import lightning
@@ -28,17 +30,27 @@ from plain_training import plain_model, prepare, train_plainly
 from step_watches import MEMORY_STEPS, PARTS, WARM_UP, MemoryPeak, Moment, Parts, StepTimes, Watch
 
 from seq2seq import assembly
-from seq2seq.callbacks.gradient_flow import GradientFlow
-from seq2seq.config import config_folder, plain
+from seq2seq.callbacks.charts import Charted
+from seq2seq.config import config_folder, plain, register
 from seq2seq.data.corpus import Corpus, Pair
 from seq2seq.data.datamodule import TranslationDataModule
 from seq2seq.data.tokenizer import train_tokenizers
 from seq2seq.instantiate import instantiate
 from seq2seq.module import TranslationModule
 
-LOOPS = ("floor", "framework", "with probe")
+LOOPS = ("floor", "framework", "with diagnostics")
 DECODERS = {"fused": "lstm_attention", "input_feeding": "luong2015"}
 SETTINGS = ("phrasebook", "sentences")
+
+# Config nodes of the diagnostics below `callbacks`.
+GROUPS = (
+    "gradient_flow",
+    "input_gradient",
+    "forward_signal",
+    "weight_gradient",
+    "spectrum",
+    "update_ratio",
+)
 
 STEP_HOOKS = (
     "on_train_batch_start",
@@ -82,6 +94,7 @@ class Experiment:
             *overrides,
         ]
         config = self.config()
+        self.cadences = {group: config.callbacks[group].every_n_steps for group in GROUPS}
         self.heat_map_every: int = config.callbacks.gradient_flow.heat_map_every
         self.save_every: int = config.callbacks.last_checkpoint.every_n_train_steps
         needed = WARM_UP + steps + 1
@@ -117,6 +130,7 @@ class Experiment:
 
     def config(self, *overrides: str) -> DictConfig:
         """The default experiment's config with this one's overrides, and further ones."""
+        register()
         with initialize_config_dir(config_folder(), version_base="1.3"):
             return compose("train", [*self.overrides, *overrides])
 
@@ -124,15 +138,30 @@ class Experiment:
         """The minimal loop."""
         train_plainly(self.floor, self.batches[:steps], watch, device=self.device)
 
-    def run_framework(self, watch: Watch, *, steps: int, probe_every: int | None) -> "RareCosts":
-        """Lightning's Trainer with the default callbacks, with or without the probe."""
-        probe = "callbacks.gradient_flow"
+    def run_framework(
+        self,
+        watch: Watch,
+        *,
+        steps: int,
+        groups: Mapping[str, int] = MappingProxyType({}),
+        overrides: Sequence[str] = (),
+    ) -> "RareCosts":
+        """Lightning's Trainer with the default callbacks, of the diagnostics only these groups.
+
+        Args:
+            watch: what is told when steps begin.
+            steps: how many.
+            groups: optimizer steps from one look to the next, by group.
+            overrides: further ones, of the config.
+        """
         config = self.config(
             f"trainer.max_steps={steps}",
-            f"{probe}=null" if probe_every is None else f"{probe}.every_n_steps={probe_every}",
+            *(f"callbacks.{group}=null" for group in GROUPS if group not in groups),
+            *(f"callbacks.{group}.every_n_steps={every}" for group, every in groups.items()),
+            *overrides,
         )
         callbacks = assembly.build_callbacks(config, self.folder)
-        probes = [callback for callback in callbacks if isinstance(callback, GradientFlow)]
+        drawers = [callback for callback in callbacks if isinstance(callback, Charted)]
         with quiet(), contextlib.ExitStack() as stack:
             trainer: lightning.Trainer = instantiate(
                 config.trainer,
@@ -146,7 +175,7 @@ class Experiment:
                 stack.enter_context(
                     counted_parts(watch, trainer, callbacks, self.module, self.datamodule)
                 )
-            drawing = [time_calls(callback, "on_train_end") for callback in probes]
+            drawing = [time_calls(callback, "on_train_end") for callback in drawers]
             trainer.fit(self.module, self.datamodule)
             saving = time_calls(trainer, "save_checkpoint")
             trainer.save_checkpoint(self.folder / "measured.ckpt")
@@ -223,8 +252,9 @@ def counted_parts(
         *((logger, "log_metrics", "logging") for logger in trainer.loggers),
     ]
     for callback in callbacks:
-        kind = "probe" if isinstance(callback, GradientFlow) else "callbacks"
-        named += [(callback, hook, kind) for hook in STEP_HOOKS]
+        kind = group_of(callback) if isinstance(callback, Charted) else "callbacks"
+        own = [hook for hook in STEP_HOOKS if hook_is_used(callback, hook)]
+        named += [(callback, hook, kind) for hook in own]
     for owner, method, name in named:
         parts.wrap(owner, method, name)
 
@@ -240,14 +270,48 @@ def counted_parts(
         with parts.part("clipping, optimizer"):
             step(epoch, batch_idx, optimizer, rest_of_the_step)
 
+    def count_hook(register: Any) -> Any:
+        def registered(owner: Any, hook: Any, **options: Any) -> Any:
+            def counted(*args: Any, **kwargs: Any) -> Any:
+                with parts.part(group_of(hook)):
+                    return hook(*args, **kwargs)
+
+            return register(owner, counted, **options)
+
+        return registered
+
+    # What a group does inside the forward and backward passes, it does in hooks.
+    registering = [
+        (torch.Tensor, "register_hook"),
+        (torch.nn.Module, "register_forward_hook"),
+        (torch.nn.Module, "register_forward_pre_hook"),
+    ]
+    originals = [(owner, method, getattr(owner, method)) for owner, method in registering]
+    for owner, method, original in originals:
+        setattr(owner, method, count_hook(original))
     module.optimizer_step = optimizer_step  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
+        for owner, method, original in originals:
+            setattr(owner, method, original)
         # What was set on the instance hides the class's own method until it is deleted.
         for owner, method, _ in named:
             delattr(owner, method)
         del module.optimizer_step
+
+
+def group_of(watcher: Any) -> str:
+    """The group that a callback or a hook on the network works for, by the file it comes from.
+
+    The record that several groups share counts for the gradient flow.
+    """
+    module = getattr(watcher, "__module__", "").rpartition(".")[2]
+    return module if module in GROUPS else "gradient_flow"
+
+
+def hook_is_used(callback: lightning.Callback, hook: str) -> bool:
+    return getattr(type(callback), hook) is not getattr(lightning.Callback, hook)
 
 
 @contextlib.contextmanager
@@ -298,13 +362,15 @@ class Round(NamedTuple):
     rare: RareCosts
 
 
-def measure_round(experiment: Experiment, *, probe_every: int) -> Round:
+def measure_round(experiment: Experiment) -> Round:
     """Every loop once, one after the other."""
     times = {loop: StepTimes(experiment.device, steps=experiment.steps) for loop in LOOPS}
     steps = len(experiment.batches)
     experiment.run_floor(times["floor"], steps=steps)
-    experiment.run_framework(times["framework"], steps=steps, probe_every=None)
-    rare = experiment.run_framework(times["with probe"], steps=steps, probe_every=probe_every)
+    experiment.run_framework(times["framework"], steps=steps)
+    rare = experiment.run_framework(
+        times["with diagnostics"], steps=steps, groups=experiment.cadences
+    )
     return Round(
         total={loop: watch.total() for loop, watch in times.items()},
         steps={loop: watch.each() for loop, watch in times.items()},
@@ -312,26 +378,47 @@ def measure_round(experiment: Experiment, *, probe_every: int) -> Round:
     )
 
 
-def measure_parts(experiment: Experiment, *, probe_every: int) -> dict[str, dict[str, float]]:
+def measure_groups(experiment: Experiment, *, often: int) -> dict[str, float]:
+    """Seconds that each group takes a time, when all look together and share a record."""
+    cadences = {group: min(often, every) for group, every in experiment.cadences.items()}
+    watch = Parts(experiment.device, steps=experiment.steps)
+    experiment.run_framework(
+        watch,
+        steps=len(experiment.batches),
+        groups=cadences,
+        overrides=["callbacks.gradient_flow.heat_map_every=1000000"],  # drawing is counted apart
+    )
+    return {
+        group: watch.seconds[group]
+        / sum((step + WARM_UP) % every == 0 for step in range(experiment.steps))
+        for group, every in cadences.items()
+    }
+
+
+def measure_parts(experiment: Experiment) -> dict[str, dict[str, float]]:
     """Milliseconds a step, by loop and part, in a run of its own: watching costs time too."""
     watches = {loop: Parts(experiment.device, steps=experiment.steps) for loop in LOOPS}
     steps = len(experiment.batches)
     experiment.run_floor(watches["floor"], steps=steps)
-    experiment.run_framework(watches["framework"], steps=steps, probe_every=None)
-    experiment.run_framework(watches["with probe"], steps=steps, probe_every=probe_every)
+    experiment.run_framework(watches["framework"], steps=steps)
+    experiment.run_framework(watches["with diagnostics"], steps=steps, groups=experiment.cadences)
+    for watch in watches.values():
+        watch.seconds["diagnostics"] = sum(watch.seconds.pop(group, 0.0) for group in GROUPS)
     return {
-        loop: {part: 1e3 * seconds / experiment.steps for part, seconds in watch.seconds.items()}
+        loop: {part: 1e3 * watch.seconds[part] / experiment.steps for part in PARTS}
         for loop, watch in watches.items()
     }
 
 
 def measure_memory(experiment: Experiment) -> dict[str, float]:
-    """Peak memory in MB, by loop."""
+    """Peak memory in MB, by loop; every group takes a look in the steps that are watched."""
     watches = {loop: MemoryPeak(experiment.device) for loop in LOOPS}
     steps = MEMORY_STEPS.stop + 1
     experiment.run_floor(watches["floor"], steps=steps)
-    experiment.run_framework(watches["framework"], steps=steps, probe_every=None)
-    experiment.run_framework(watches["with probe"], steps=steps, probe_every=2)
+    experiment.run_framework(watches["framework"], steps=steps)
+    experiment.run_framework(
+        watches["with diagnostics"], steps=steps, groups=dict.fromkeys(GROUPS, 2)
+    )
     return {loop: watch.bytes / 1e6 for loop, watch in watches.items()}
 
 
@@ -394,28 +481,41 @@ def parts_table(parts: Mapping[str, Mapping[str, float]]) -> str:
     return markdown(("ms a step (share)", *parts), rows)
 
 
-def probe_sentence(rounds: Sequence[Round], *, probe_every: int, gpu: bool) -> str:
-    """What the probe costs: measured on the steps that have one, and over whole rounds."""
-    clock = "wall" if gpu else "cpu"
-    without, with_probe = (
-        step_seconds(rounds, loop, clock) for loop in ("framework", "with probe")
-    )
-    probed = [step for step in range(len(without)) if (step + WARM_UP) % probe_every == 0]
-    extra = mean(with_probe[step] - without[step] for step in probed)
-    a_step = mean(without)
+def groups_table(
+    groups: Mapping[str, float],
+    rounds: Sequence[Round],
+    *,
+    cadences: Mapping[str, int],
+    gpu: bool,
+) -> str:
+    """What each group costs a time, and what share of the framework's time that is by default."""
+    a_step = mean(step_seconds(rounds, "framework", "wall" if gpu else "cpu"))
     drawing = median(one.rare.drawing for one in rounds)
-    between_drawings = rounds[0].rare.drawing_every * probe_every
+    between = rounds[0].rare.drawing_every * cadences["gradient_flow"]
+    costs = [(group, a_time, cadences[group]) for group, a_time in groups.items()]
+    costs.append(("heat maps, drawn", drawing, between))
+    shares = [a_time / (cadence * a_step) for _, a_time, cadence in costs]
+    rows = [
+        (name, f"{1e3 * a_time:.2f}", f"{cadence}", f"{share:.2%}")
+        for (name, a_time, cadence), share in zip(costs, shares, strict=True)
+    ]
+    rows.append(("sum", "", "", f"{sum(shares):.2%}"))
+    return markdown(("group", "ms a time", "every so many steps", "share of the time"), rows)
+
+
+def rest_sentence(rounds: Sequence[Round], *, gpu: bool) -> str:
+    """Whole rounds with and without the diagnostics, and what isn't in the rounds."""
+    clock = "wall" if gpu else "cpu"
     overall = 1 - (
-        seconds(rounds, "framework", clock, gpu=gpu) / seconds(rounds, "with probe", clock, gpu=gpu)
+        seconds(rounds, "framework", clock, gpu=gpu)
+        / seconds(rounds, "with diagnostics", clock, gpu=gpu)
     )
+    a_step = mean(step_seconds(rounds, "framework", clock))
     saving, save_every = median(one.rare.saving for one in rounds), rounds[0].rare.saving_every
     return (
-        f"A probe takes {1e3 * extra:.1f} ms once in {probe_every} steps, "
-        f"{extra / (probe_every * a_step):.2%} of the framework's time; drawing the heat maps "
-        f"{1e3 * drawing:.0f} ms once in {between_drawings} steps, "
-        f"{drawing / (between_drawings * a_step):.2%}; whole rounds with and without the probe "
-        f"differ by {overall:.2%}. Not in the rounds: a checkpoint, {1e3 * saving:.0f} ms once in "
-        f"{save_every} steps, {saving / (save_every * a_step):.2%}."
+        f"Whole rounds with and without all diagnostics differ by {overall:.2%}. Not in the "
+        f"rounds: a checkpoint, {1e3 * saving:.0f} ms once in {save_every} steps, "
+        f"{saving / (save_every * a_step):.2%}."
     )
 
 
@@ -437,15 +537,17 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--setting", choices=SETTINGS, action="append", help="both by default")
     parser.add_argument("--decoder", choices=DECODERS, action="append", help="both by default")
-    parser.add_argument("--probe-every", type=int, default=50, help="steps; the default cadence")
+    parser.add_argument(
+        "--often", type=int, default=5, help="steps from one look to the next of a group alone"
+    )
     chosen = parser.parse_args(given)
-    for name in ("steps", "rounds", "hidden", "batch", "probe_every"):
+    for name in ("steps", "rounds", "hidden", "batch", "often"):
         if getattr(chosen, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
-    if chosen.steps % chosen.probe_every:
+    if chosen.steps % chosen.often:
         parser.error(
-            f"--steps={chosen.steps} must be a multiple of --probe-every={chosen.probe_every}, or "
-            "the probe's cost would be over- or understated"
+            f"--steps={chosen.steps} must be a multiple of --often={chosen.often}, or the cost of "
+            "a group would be over- or understated"
         )
     if chosen.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device=cuda, but PyTorch finds no GPU here")
@@ -466,7 +568,7 @@ def main(given: Sequence[str] | None = None) -> None:
     print(
         f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, device {device}; "
         f"{chosen.rounds} rounds of {chosen.steps} steps, batch {chosen.batch}, hidden "
-        f"{chosen.hidden}, probe every {chosen.probe_every} steps"
+        f"{chosen.hidden}"
     )
     for setting in chosen.setting or SETTINGS:
         for decoder in chosen.decoder or DECODERS:
@@ -480,14 +582,14 @@ def main(given: Sequence[str] | None = None) -> None:
                     folder=Path(folder),
                 )
                 print(f"\n## {setting}, {decoder.replace('_', ' ')}\n", flush=True)
-                rounds = [
-                    measure_round(experiment, probe_every=chosen.probe_every)
-                    for _ in range(chosen.rounds)
-                ]
+                rounds = [measure_round(experiment) for _ in range(chosen.rounds)]
+                groups = measure_groups(experiment, often=chosen.often)
                 memory = measure_memory(experiment)
                 print(speed_table(rounds, tokens=experiment.target_tokens, memory=memory, gpu=gpu))
-                print(f"\n{probe_sentence(rounds, probe_every=chosen.probe_every, gpu=gpu)}\n")
-                parts = measure_parts(experiment, probe_every=chosen.probe_every)
+                print()
+                print(groups_table(groups, rounds, cadences=experiment.cadences, gpu=gpu))
+                print(f"\n{rest_sentence(rounds, gpu=gpu)}\n")
+                parts = measure_parts(experiment)
                 print(parts_table(parts), flush=True)
 
 

@@ -25,7 +25,7 @@ PARTS = (
     "clipping, optimizer",
     "logging",
     "callbacks",
-    "probe",
+    "diagnostics",
     "Lightning, loop",
 )
 

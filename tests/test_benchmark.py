@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -129,7 +130,7 @@ def test_every_loop_is_measured_and_its_parts_are_named(
 ) -> None:
     import benchmark_training
 
-    sizes = "--steps 2 --rounds 1 --hidden 4 --batch 3 --probe-every 2".split()
+    sizes = "--steps 2 --rounds 1 --hidden 4 --batch 3 --often 2".split()
     benchmark_training.main([*sizes, "--setting", "sentences", "--decoder", decoder])
 
     printed = capsys.readouterr().out.splitlines()
@@ -142,20 +143,47 @@ def test_every_loop_is_measured_and_its_parts_are_named(
     assert speeds["floor"][2] == "1.000"
     assert all(float(speed[0].replace(",", "")) > 0 for speed in speeds.values())
     assert set(parts) == set(benchmark_training.PARTS)
-    floor, framework, with_probe = (
+    floor, framework, with_diagnostics = (
         {part: float(row[index].split()[0]) for part, row in parts.items()} for index in range(3)
     )
     for part in ("encoder", "decoder, attention", "output layer, loss", "backward"):
-        assert min(floor[part], framework[part], with_probe[part]) > 0
-    assert floor["logging"] == floor["callbacks"] == framework["probe"] == 0
-    assert framework["logging"] > 0 and framework["callbacks"] > 0 and with_probe["probe"] > 0
+        assert min(floor[part], framework[part], with_diagnostics[part]) > 0
+    assert floor["logging"] == floor["callbacks"] == framework["diagnostics"] == 0
+    assert framework["logging"] > 0 and framework["callbacks"] > 0
+    assert with_diagnostics["diagnostics"] > 0
+
+    groups = {row[0]: row[1:] for row in tables if row[0] in benchmark_training.GROUPS}
+    assert set(groups) == set(benchmark_training.GROUPS)
+    costs = {group: float(row[0]) for group, row in groups.items()}
+    assert min(costs.values()) > 0
+    assert costs["input_gradient"] < costs["gradient_flow"]
+    (total,) = (row[3] for row in tables if row[0] == "sum")
+    shares = [float(row[2].rstrip("%")) for row in groups.values()]
+    assert float(total.rstrip("%")) >= sum(shares) - 0.1
 
 
-def test_steps_that_would_misstate_the_cost_of_the_probe_are_refused(
+def test_every_group_of_diagnostics_of_the_config_is_measured() -> None:
+    import benchmark_training
+
+    from seq2seq.config import CallbackConfig, CallbacksConfig
+
+    of_its_own = {"sample_translations", "throughput"}
+    groups = {
+        name
+        for name, kind in get_type_hints(CallbacksConfig).items()
+        if any(
+            isinstance(one, type) and issubclass(one, CallbackConfig)
+            for one in (kind, *get_args(kind))
+        )
+    }
+    assert groups - of_its_own == set(benchmark_training.GROUPS)
+
+
+def test_steps_that_would_misstate_the_cost_of_a_group_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     import benchmark_training
 
     with pytest.raises(SystemExit):
-        benchmark_training.arguments(["--steps", "70"])
-    assert "--steps=70 must be a multiple of --probe-every=50" in capsys.readouterr().err
+        benchmark_training.arguments(["--steps", "72"])
+    assert "--steps=72 must be a multiple of --often=5" in capsys.readouterr().err

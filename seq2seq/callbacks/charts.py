@@ -3,12 +3,16 @@
 What is measured, and when, is each callback's own business.
 """
 
+import io
 import math
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from numpy.typing import NDArray
+from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 Charts = dict[str, dict[str, list[Any]]]
@@ -68,6 +72,24 @@ def write_scalars(trainer: Trainer, numbers: Mapping[str, float], step: int) -> 
     ]
     for writer in writers(trainer):
         writer.file_writer.add_summary(Summary(value=values), step)
+
+
+def write_picture(trainer: Trainer, tag: str, picture: NDArray[np.uint8], step: int) -> None:
+    """Write a picture as it is; TensorBoard's own way resizes it first and takes thrice the time.
+
+    Shape:
+        picture: ``[height, width, 3]``.
+    """
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, format="PNG", compress_level=1)
+    image = Summary.Image(
+        height=picture.shape[0],
+        width=picture.shape[1],
+        colorspace=3,
+        encoded_image_string=encoded.getvalue(),
+    )
+    for writer in writers(trainer):
+        writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
 def _callbacks(trainer: Trainer) -> list[Any]:

@@ -10,7 +10,14 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 
-from seq2seq.callbacks.charts import Charts, charted, multiline, write_scalars, writers
+from seq2seq.callbacks.charts import (
+    Charts,
+    charted,
+    multiline,
+    write_picture,
+    write_scalars,
+    writers,
+)
 from seq2seq.callbacks.layer_probe import LayerProbe, check_at_least_one
 from seq2seq.diagnostics.gradient_flow import LayerFlow
 from seq2seq.diagnostics.gradient_profile import (
@@ -205,17 +212,18 @@ class GradientFlow(LayerProbe):
         if not self._undrawn_probes:
             return
         self._undrawn_probes = 0
-        for writer in writers(trainer):
-            for (layer, quantity), profiles in self._history.items():
-                picture = heat_map(
-                    [profile.log10() for profile in profiles],
-                    [profile.step for profile in profiles],
-                    lowest=self.heat_map_lowest,
-                    highest=self.heat_map_highest,
-                    title=f"gradient norm, {layer}, {quantity} state",
-                )
-                tag = f"gradient_heat_map/{layer}/{quantity}"
-                writer.add_image(tag, picture, profiles[-1].step, dataformats="HWC")
+        if not writers(trainer):
+            return
+        for (layer, quantity), profiles in self._history.items():
+            picture = heat_map(
+                [profile.log10() for profile in profiles],
+                [profile.step for profile in profiles],
+                lowest=self.heat_map_lowest,
+                highest=self.heat_map_highest,
+                title=f"gradient norm, {layer}, {quantity} state",
+            )
+            tag = f"gradient_heat_map/{layer}/{quantity}"
+            write_picture(trainer, tag, picture, profiles[-1].step)
 
     def tags(self, pl_module: LightningModule) -> list[str]:
         """Every TensorBoard tag that may be written in a run of this module."""

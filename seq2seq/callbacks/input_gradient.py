@@ -72,11 +72,13 @@ class InputGradient(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the table, from where a resumed run goes on, and lay out TensorBoard's charts."""
-        self._table = self._gradients = None
+        self._table = None
+        self._detach()
         layers = recurrent_layers(pl_module, "input_gradient")
         if not trainer.is_global_zero:
             return
         self._gradients = InputGradients(layers)
+        self._gradients.attach()
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         folder = Path(self.folder or trainer.log_dir or trainer.default_root_dir)
@@ -108,7 +110,7 @@ class InputGradient(Callback):
         scale = batch.target_tokens * trainer.accumulate_grad_batches
         seen = self._gradients.add(lengths, scale=scale / _loss_scale(trainer, pl_module.device))
         if not seen:
-            self._gradients = None
+            self._detach()
             logger.warning(
                 "input gradient: no recurrent layer could be watched, because the network is "
                 "compiled or nothing before its recurrent layers is trained"
@@ -147,8 +149,17 @@ class InputGradient(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Stop watching, whatever broke."""
-        self._stop()
+        self._detach()
         self._batch = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the layers."""
+        self._detach()
+
+    def _detach(self) -> None:
+        gradients, self._gradients = self._gradients, None
+        if gradients is not None:
+            gradients.detach()
 
     def _stop(self) -> None:
         if self._gradients is not None:

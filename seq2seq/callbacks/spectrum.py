@@ -55,9 +55,9 @@ class Spectrum(LayerProbe):
         for name, flow in flows.items():
             rnn = layers[name].rnn
             spectra = quick_gate_spectra(rnn.get_parameter("weight_hh_l0"), GATES[rnn.mode])
-            for gate, spectrum in spectra.items():
-                for number, value in spectrum._asdict().items():
-                    numbers[f"spectrum/{name}/{gate}/{number}"] = value
+            for gate, (radius, value) in spectra.items():
+                numbers[f"spectrum/{name}/{gate}/spectral_radius"] = radius
+                numbers[f"spectrum/{name}/{gate}/largest_singular_value"] = value
             leading = leading_exponents(flow, count=self.exponents)
             numbers[f"spectrum/{name}/leading_exponent"] = leading.exponents[0]
             numbers[f"spectrum/{name}/memory_dimension"] = leading.memory_dimension

@@ -55,6 +55,7 @@ def watched(
     model: EncoderDecoder, *, padding: int = 0, scale: float = 1.0, times: int = 1
 ) -> dict[str, GradientProfile]:
     gradients = InputGradients(model.recurrent_layers())
+    gradients.attach()
     tokens = [ids(lengths, seed, padding) for seed, lengths in enumerate((SOURCE, TARGET, TARGET))]
     for _ in range(times):
         gradients.start()
@@ -131,6 +132,7 @@ def test_the_log_profile_runs_parallel_to_the_exact_one(cell: str, gain: float) 
             parameter.data.mul_(gain * math.sqrt(3))  # spectral radius near the gain
     lengths = torch.randint(20, 41, (32,), generator=torch.Generator().manual_seed(0))
     gradients = InputGradients(layers)
+    gradients.attach()
     gradients.start()
     with GradientRecorder(layers, rows=torch.arange(len(lengths))) as recorder:
         loss = summed_loss(model, ids(lengths, 0), lengths, *(ids(lengths, s) for s in (1, 2)))
@@ -142,8 +144,9 @@ def test_the_log_profile_runs_parallel_to_the_exact_one(cell: str, gain: float) 
     flow = layer_flow(layers[name], recorder.calls[name], lengths=lengths)
     exact = gradient_profiles(0, name, flow.norms(), lengths, min_examples=8)[0]
     assert exact.quantity == "hidden"
-    known = [not math.isnan(value) for value in exact.from_end]
-    pair = torch.tensor([exact.log10(), input_profile.log10()])[:, torch.tensor(known)]
+    pair = torch.tensor([exact.log10(), input_profile.log10()])
+    pair = pair[:, ~pair.isnan().any(0)]  # float32 can't hold the squares of norms below 1e-15
+    assert pair.size(1) > 10
     if float(pair.std(dim=1)[0]) > 0.5:  # decades; of a flat profile only the noise is left
         assert float(torch.corrcoef(pair)[0, 1]) > 0.995
     assert input_profile.slope == pytest.approx(exact.slope, rel=0.03, abs=0.001)
@@ -153,12 +156,13 @@ def test_a_batch_with_an_infinite_gradient_counts_for_nothing() -> None:
     model = make_model(attention="none", bridge="linear")
     sides = {"encoder": SOURCE, "decoder": TARGET}
     gradients = InputGradients(model.recurrent_layers())
+    gradients.attach()
     for factor in (1.0, math.inf):
         gradients.start()
         loss = summed_loss(model, ids(SOURCE, 0), SOURCE, ids(TARGET, 1), ids(TARGET, 2))
         gradients.stop()
         (loss * factor).backward()
-        gradients.add(sides)
+        gradients.add(sides, scale=torch.ones(()))
     found = {profile.layer: profile for profile in gradients.profiles(0, min_examples=1)}
     expected = one_by_one(copy.deepcopy(model))
     for name, profile in found.items():
@@ -169,6 +173,7 @@ def test_a_batch_with_an_infinite_gradient_counts_for_nothing() -> None:
 def test_distances_that_few_examples_reach_are_left_open() -> None:
     model = make_model()
     gradients = InputGradients(model.recurrent_layers())
+    gradients.attach()
     gradients.start()
     loss = summed_loss(model, ids(SOURCE, 0), SOURCE, ids(TARGET, 1), ids(TARGET, 2))
     gradients.stop()
@@ -182,6 +187,7 @@ def test_nothing_is_seen_where_nothing_is_trained() -> None:
     model = make_model(attention="none", bridge="linear").requires_grad_(False)
     model.decoder.output.weight.requires_grad_(True)
     gradients = InputGradients(model.recurrent_layers())
+    gradients.attach()
     gradients.start()
     loss = summed_loss(model, ids(SOURCE, 0), SOURCE, ids(TARGET, 1), ids(TARGET, 2))
     gradients.stop()
