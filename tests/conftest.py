@@ -35,6 +35,15 @@ TINY_RUN = (
     "trainer.enable_progress_bar=false",
 )
 
+DIAGNOSTICS = (
+    "gradient_flow",
+    "input_gradient",
+    "forward_signal",
+    "weight_gradient",
+    "spectrum",
+    "update_ratio",
+)
+
 # Tests are small: one thread is faster than several, and keeps the order of additions fixed.
 torch.set_num_threads(1)
 
@@ -69,8 +78,8 @@ Compose = Callable[..., DictConfig]
 def compose(tmp_path: Path) -> Compose:
     """Config of a tiny run in a folder of this test, from overrides.
 
-    `tiny_task=False` leaves the data to the overrides. The gradient flow, whose pictures take
-    half the time of a tiny run, is there if an override speaks of it.
+    `tiny_task=False` leaves the data to the overrides. The diagnostics, which would take half the
+    time of a tiny run, are there if an override speaks of the gradient flow.
     """
     from seq2seq.config import config_folder, register
 
@@ -78,7 +87,7 @@ def compose(tmp_path: Path) -> Compose:
         register()
         tiny = [f"run_folder={tmp_path / folder}", *TINY_RUN, *(TINY_TASK if tiny_task else ())]
         if not any("gradient_flow" in override for override in overrides):
-            tiny.append("callbacks.gradient_flow=null")
+            tiny += [f"callbacks.{group}=null" for group in DIAGNOSTICS]
         with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
             return hydra.compose("train", [*tiny, *overrides])
 

@@ -4,13 +4,14 @@ The values are read from the package and from `conf/`, so that a new one is test
 """
 
 import dataclasses
+import inspect
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import combinations, cycle, islice, product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import hydra
 import pytest
@@ -18,7 +19,15 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from seq2seq.config import ModelConfig, config_folder, plain, register
+from seq2seq.assembly import build_callbacks
+from seq2seq.config import (
+    CallbackConfig,
+    CallbacksConfig,
+    ModelConfig,
+    config_folder,
+    plain,
+    register,
+)
 from seq2seq.data.batch import Batch
 from seq2seq.data.datamodule import TranslationDataModule
 from seq2seq.data.sampler import UNITS
@@ -339,6 +348,37 @@ def test_every_tokenizer_trains_and_decodes_to_text(name: str, shared: bool) -> 
 def test_every_kind_of_tokenizer_is_shipped_in_a_config() -> None:
     shipped = [composed(f"tokenizer={name}", "data=copy").tokenizer for name in group("tokenizer")]
     assert {config.source.kind for config in shipped} == set(KINDS)
+
+
+def callback_groups() -> dict[str, Any]:
+    """The schemas of the callbacks that are instantiated from their arguments, by config node."""
+    kinds = {
+        name: next(iter(get_args(kind)), kind)
+        for name, kind in get_type_hints(CallbacksConfig).items()
+    }
+    return {name: kind for name, kind in kinds.items() if issubclass(kind, CallbackConfig)}
+
+
+@pytest.mark.parametrize("name", callback_groups())
+def test_every_key_of_a_callback_is_an_argument_and_has_its_default(name: str) -> None:
+    node = plain(composed().callbacks[name])
+    schema = dataclasses.asdict(callback_groups()[name]())
+    arguments = inspect.signature(type(instantiate(composed().callbacks[name]))).parameters
+    defaults = {key: argument.default for key, argument in arguments.items() if key != "folder"}
+    if "distances" in defaults:
+        defaults["distances"] = list(defaults["distances"])
+    assert {key: value for key, value in node.items() if key != "_target_"} == defaults
+    assert {key: value for key, value in schema.items() if key != "_target_"} == defaults
+
+
+@pytest.mark.parametrize("name", sorted(callback_groups().keys() - {"throughput"}))
+def test_null_leaves_a_callback_out(name: str, tmp_path: Path) -> None:
+    kind = type(instantiate(composed().callbacks[name]))
+    folder = f"run_folder={tmp_path}"
+    every = build_callbacks(composed(folder), tmp_path)
+    without = build_callbacks(composed(folder, f"callbacks.{name}=null"), tmp_path)
+    assert [type(one) for one in without] == [type(one) for one in every if type(one) is not kind]
+    assert len(without) == len(every) - 1
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
