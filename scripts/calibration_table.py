@@ -6,8 +6,8 @@
 
 A setting is a cell, a task, its length and a width. Every fixed scheme that takes a length is told
 the task's own. Loss is the mean over the last 50 steps, in nats a target token, by seed. A row ends
-with the fixed scheme of the lowest mean, and whether calibration is below it, within the noise (the
-ranges over the seeds overlap) or above.
+with the fixed scheme of the lowest mean, and whether calibration is below it, above, or within the
+noise: the ranges over the seeds overlap.
 """
 
 import itertools
@@ -125,9 +125,13 @@ def final_loss(config: DictConfig, steps: int, datamodule: Any) -> float:
 
 
 def rows(settings: list[Setting]) -> Iterator[str]:
-    """The lines of the table."""
+    """The lines of the table, with a heading wherever the schemes change."""
     register()
+    columns: list[str] = []
     for setting in settings:
+        if columns != list(schemes(setting)):
+            columns = list(schemes(setting))
+            yield heading("setting", "steps", *columns, "calibrated is")
         results: dict[str, list[float]] = {}
         datamodule = None
         for name, overrides in schemes(setting).items():
@@ -142,6 +146,7 @@ def rows(settings: list[Setting]) -> Iterator[str]:
 def cost_rows(settings: list[Setting]) -> Iterator[str]:
     """Trials of all layers, and their CPU time in training steps on ordinary batches."""
     register()
+    yield heading("setting", "trials", "CPU time", "training steps")
     for setting in settings:
         config = composed(setting, schemes(setting)[CALIBRATED], seed=1)
         datamodule = build_datamodule(config)
@@ -171,11 +176,16 @@ def row(setting: Setting, results: dict[str, list[float]]) -> str:
     ours, theirs = results[CALIBRATED], results[best]
     overlap = min(ours) <= max(theirs) and min(theirs) <= max(ours)
     below = means[CALIBRATED] < means[best]
-    verdict = "within the noise" if overlap else "below" if below else "above"
-    losses = "; ".join(
-        f"{name} {' '.join(f'{loss:.3f}' for loss in several)}" for name, several in results.items()
+    verdict = "within the noise of" if overlap else "below" if below else "above"
+    losses = [" ".join(f"{loss:.3f}" for loss in several) for several in results.values()]
+    return (
+        "| " + " | ".join([str(setting), str(setting.steps), *losses, f"{verdict} {best}"]) + " |"
     )
-    return f"| {setting}, {setting.steps} steps | {losses} | {best} | {verdict} |"
+
+
+def heading(*columns: str) -> str:
+    """First two lines of a table."""
+    return f"\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}"
 
 
 def main(words: list[str]) -> None:
@@ -188,12 +198,8 @@ def main(words: list[str]) -> None:
         names = "; ".join(map(str, SETTINGS))
         sys.exit(f"error: no setting holds {' and '.join(words)}: the settings are {names}")
     start = time.perf_counter()
-    heading, lines = "setting | final loss by seed | best fixed scheme | calibrated", rows
-    if cost:
-        heading, lines = "setting | trials | CPU time | training steps", cost_rows
-    print(f"| {heading} |\n|{' --- |' * 4}", flush=True)
     with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
-        for line in lines(chosen):
+        for line in cost_rows(chosen) if cost else rows(chosen):
             print(line, flush=True)
     print(f"\n{time.perf_counter() - start:.0f} seconds", file=sys.stderr)
 
