@@ -386,7 +386,10 @@ def measure_groups(experiment: Experiment, *, often: int) -> dict[str, float]:
         watch,
         steps=len(experiment.batches),
         groups=cadences,
-        overrides=["callbacks.gradient_flow.heat_map_every=1000000"],  # drawing is counted apart
+        overrides=[
+            "callbacks.gradient_flow.heat_map_every=1000000",  # drawing is counted apart
+            f"callbacks.input_gradient.log_every_n_steps={min(100, experiment.steps)}",
+        ],
     )
     return {
         group: watch.seconds[group]

@@ -404,7 +404,7 @@ class InputGradientConfig(CallbackConfig):
     """Arguments of :class:`seq2seq.callbacks.input_gradient.InputGradient`."""
 
     every_n_steps: int = 1
-    log_every_n_steps: int = 50
+    log_every_n_steps: int = 100
     min_examples: int = 8
 
 

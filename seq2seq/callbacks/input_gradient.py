@@ -52,7 +52,7 @@ class InputGradient(Callback):
         self,
         *,
         every_n_steps: int = 1,
-        log_every_n_steps: int = 50,
+        log_every_n_steps: int = 100,
         min_examples: int = 8,
         folder: str | None = None,
     ) -> None:
