@@ -19,9 +19,9 @@ from seq2seq.models.recurrent import RecurrentLayer
 class Spectrum(LayerProbe):
     """Show how one step of each layer stretches a signal, and what lasts through a sequence.
 
-    The most expensive group, and the slowest to change: an LSTM layer of 1024 units takes 4 s of one
-    CPU core, one of 256 a tenth of a second. On a GPU the matrices stay where they are. When it looks is said in
-    :class:`~seq2seq.callbacks.layer_probe.LayerProbe`. TensorBoard gets:
+    The most expensive group, and the slowest to change: an LSTM layer of 1024 units takes 4 s of
+    one CPU core, one of 256 a tenth of a second. On a GPU the matrices stay where they are. When it
+    looks is said in :class:`~seq2seq.callbacks.layer_probe.LayerProbe`. TensorBoard gets:
 
     * ``spectrum/<layer>/<gate>/spectral_radius`` and ``.../largest_singular_value`` of each gate's
       block of the recurrent matrix;
