@@ -5,6 +5,8 @@ looks at the same network that training begins with.
 """
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
     from seq2seq.data.batch import EncodedSplit
     from seq2seq.data.datamodule import TranslationDataModule
+    from seq2seq.initializers.rules import Initialization
+    from seq2seq.initializers.trials import LayerCalibration
     from seq2seq.module import TranslationModule
 
 logger = logging.getLogger(__name__)
@@ -182,10 +186,25 @@ def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "Tr
     )
 
 
+@dataclass(frozen=True)
+class SetWeights:
+    """How the weights of a network were set.
+
+    Args:
+        initialization: what was set by which rule.
+        calibrated: what calibration changed in which layer, in the order of the layers.
+        notes: what is worth saying beside it, one sentence each.
+    """
+
+    initialization: "Initialization"
+    calibrated: "Sequence[LayerCalibration]"
+    notes: Sequence[str]
+
+
 def initialize_weights(
     config: DictConfig, module: "TranslationModule", split: "EncodedSplit"
-) -> str:
-    """Set every weight by the config's rules and calibration; print the tables of it.
+) -> SetWeights:
+    """Set every weight by the config's rules and calibration.
 
     Args:
         config: its ``initializer`` says how.
@@ -193,15 +212,11 @@ def initialize_weights(
         split: the training split: its lengths are those that ``longest`` means where the config
             has none, and calibration measures one batch of it.
 
-    Returns:
-        The tables as markdown.
-
     Raises:
         ValueError: if the network overflows on the batch, so that it can't be calibrated.
     """
     from seq2seq.data.tokenizer import PAD_ID
-    from seq2seq.initializers.calibration import calibration_from_config, trial_table
-    from seq2seq.initializers.report import describe, markdown_table, text_table
+    from seq2seq.initializers.calibration import calibration_from_config
     from seq2seq.initializers.rules import initialize, rules_from_config
     from seq2seq.measurement import calibrate_layers, longest_dependency
 
@@ -209,21 +224,34 @@ def initialize_weights(
     rules = rules_from_config(group, longest=longest_dependency(split))
     done = initialize(module.model, rules, seed=config.initialization_seed, pad_id=PAD_ID)
     calibration = calibration_from_config(group)
-    notes, calibrated, trials = list(done.notes), [], ""
-    if calibration is not None and config.ckpt_path is not None:
-        notes.append("not calibrated: the weights come from ckpt_path")
-    elif calibration is not None:
-        try:
-            calibrated = calibrate_layers(module.model, split, calibration, done)
-        except FloatingPointError as error:
-            raise ValueError(
-                f"the network can't be calibrated ({error}): choose smaller numbers in the rules "
-                "of the initializer, or initializer.calibration=null"
-            ) from error
-        trials = f"\n\n{trial_table(calibrated)}"
-    rows = describe(done, calibrated)
-    logger.info("%s%s", text_table(rows, notes), trials)
-    return markdown_table(rows, notes) + trials.replace("\n", "\n    ")
+    if calibration is None:
+        return SetWeights(done, (), done.notes)
+    if config.ckpt_path is not None:
+        return SetWeights(
+            done, (), [*done.notes, "not calibrated: the weights come from ckpt_path"]
+        )
+    try:
+        calibrated = calibrate_layers(module.model, split, calibration, done)
+    except FloatingPointError as error:
+        raise ValueError(
+            f"the network can't be calibrated ({error}): choose smaller numbers in the rules of "
+            "the initializer, or initializer.calibration=null"
+        ) from error
+    return SetWeights(done, calibrated, done.notes)
+
+
+def report_weights(weights: SetWeights) -> str:
+    """Print the tables of how the weights were set, and return them as markdown."""
+    from seq2seq.initializers.calibration import trial_table
+    from seq2seq.initializers.report import describe, markdown_table, text_table
+
+    rows = describe(weights.initialization, weights.calibrated)
+    text, markdown = text_table(rows, weights.notes), markdown_table(rows, weights.notes)
+    if weights.calibrated:
+        trials = trial_table(weights.calibrated)
+        text, markdown = f"{text}\n\n{trials}", f"{markdown}\n\n```\n{trials}\n```"
+    logger.info("%s", text)
+    return markdown
 
 
 def build_callbacks(config: DictConfig, folder: Path) -> list["lightning.Callback"]:

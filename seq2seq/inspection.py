@@ -5,7 +5,6 @@ argument is a Hydra override of training. What is measured and what it means is 
 """
 
 import copy
-import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,14 +202,7 @@ def _initialized(
     changed = copy.deepcopy(config)
     for key, value in changes.items():
         OmegaConf.update(changed, f"initializer.{key}", value)
-    # The table of weights that training prints belongs to training.
-    training = logging.getLogger("seq2seq.assembly")
-    level = training.level
-    training.setLevel(logging.WARNING)
-    try:
-        initialize_weights(changed, module, split)
-    finally:
-        training.setLevel(level)
+    initialize_weights(changed, module, split)
     return exact_copy(module.model)
 
 

@@ -24,6 +24,7 @@ from seq2seq.assembly import (
     check_sizes,
     check_training,
     initialize_weights,
+    report_weights,
 )
 from seq2seq.config import config_folder, plain, register
 from seq2seq.figures import Figures, table
@@ -93,7 +94,7 @@ def _train(config: DictConfig, folder: Path) -> Figures:
         ckpt_path = Path(config.ckpt_path)
         check_resumable(ckpt_path, module.description)
     tensorboard = _tensorboard(folder)
-    report = initialize_weights(config, module, datamodule.split("train"))
+    report = report_weights(initialize_weights(config, module, datamodule.split("train")))
     tensorboard.experiment.add_text("initialization", report, 0)
     if config.inspect and ckpt_path is None:
         _inspect(module, datamodule, folder)

@@ -25,8 +25,10 @@ from seq2seq.diagnostics.spectrum import GateSpectrum, gate_spectra
 from seq2seq.initializers.blocks import GATES
 from seq2seq.models.recurrent import RecurrentLayer
 
-# Directions that are followed: more than any task here has to remember, and a quick frame.
-_MOST_EXPONENTS = 128
+# By the largest width they are for: examples and directions that are followed. More directions than
+# any task here has to remember; of wide layers, where each costs with the square of the width, twice
+# as many as a verdict asks for.
+_FOLLOWED = {256: (4, 128), 512: (2, 128), math.inf: (1, 32)}
 _MIN_EXAMPLES = 8
 
 
@@ -198,7 +200,7 @@ def transport_profiles(
 
 def _exponents(layer: RecurrentLayer, scan: RecordedScan, lengths: Tensor) -> tuple[float, ...]:
     """Exponents along the longest examples, cut to the shortest of these."""
-    examples = 4 if layer.hidden_size <= 256 else 2
+    examples, most = next(both for width, both in _FOLLOWED.items() if layer.hidden_size <= width)
     longest = lengths.argsort(descending=True, stable=True)[:examples]
     time = int(lengths[longest].min())
     linearization = linearize(
@@ -207,6 +209,6 @@ def _exponents(layer: RecurrentLayer, scan: RecordedScan, lengths: Tensor) -> tu
         scan.previous_hidden[:time, longest],
         None if scan.initial_cell is None else scan.initial_cell[longest],
     )
-    count = min(layer.hidden_size, _MOST_EXPONENTS)
-    mean = lyapunov_exponents(linearization, count=count).mean(0)
+    count = min(layer.hidden_size, most)
+    mean = lyapunov_exponents(linearization, count=count, orthonormal_every=4).mean(0)
     return tuple(mean.tolist())
