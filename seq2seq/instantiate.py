@@ -36,10 +36,13 @@ LISTED_TARGETS = frozenset(
     }
 )
 
-# Names of this package that a config has no reason to call: entries start whole runs, and
-# allow_target would let a config allow itself anything.
+# Names of this package that a config has no reason to call: entries start whole runs, others write
+# files, and allow_target would let a config allow itself anything.
 REFUSED_MODULES = frozenset(
-    {"config", "evaluate", "inspection", "instantiate", "report", "train", "translate"}
+    {
+        *("assembly", "config", "evaluate", "inspection", "instantiate", "measurement"),
+        *("records", "report", "status", "sweep", "sweep_figure", "train", "translate"),
+    }
 )
 
 ALLOW_VARIABLE = "SEQ2SEQ_ALLOW_TARGETS"
