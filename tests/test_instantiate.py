@@ -201,7 +201,8 @@ def test_every_target_that_ships_can_be_built() -> None:
         target for file in files for target in re.findall(r"_target_: *(\S+)", file.read_text())
     }
     assert targets
-    for target in sorted(targets):
+    # What stands under `hydra:` is built by Hydra itself.
+    for target in sorted(targets - {"seq2seq.sweep.SweepRecord"}):
         assert callable(instantiate({"_target_": target, "_partial_": True})), target
 
 
