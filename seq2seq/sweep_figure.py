@@ -91,8 +91,9 @@ def draw(
                 _draw_matrix(axes, chosen, x, name, lines, labels)
             else:
                 _draw_profiles(axes, chosen, lines, labels)
-            if kind != "matrix" and not column:
-                axes.set_ylabel(_short(name) if kind == "lines" else "transport: share left")
+            if not column:
+                vertical = {"lines": _short(name), "matrix": _short(lines or "")}
+                axes.set_ylabel(vertical.get(kind, "transport: share left"))
     if lines is not None and kind != "matrix":
         handles, names = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, names, title=_short(lines), loc="outside right center", fontsize=8)
@@ -158,6 +159,7 @@ def _draw_lines(
     if y in ("slope", "attenuation", "leading_exponent", "attenuation_over_layers"):
         axes.axhline(0, color="grey", linestyle=":", linewidth=1)
     axes.set_xlabel(_short(x))
+    axes.label_outer()
     axes.grid(alpha=0.25)
 
 
@@ -194,6 +196,7 @@ def _draw_matrix(
     axes.set_xticks(range(len(places)), [_shown(value) for value in places])
     axes.set_yticks(range(len(labels)), [_shown(label) for label in labels])
     axes.set_xlabel(_short(x))
+    axes.label_outer()
     title = axes.get_title()
     axes.set_title(f"{title}, {_short(y)}" if title else _short(y), fontsize=10)
 
