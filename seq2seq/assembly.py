@@ -31,6 +31,24 @@ logger = logging.getLogger(__name__)
 # Of a sweep: the config of the corpus that was built last, and the data module that holds it.
 _last_corpus: list[Any] = []
 
+# PyTorch's number of threads before any run of this process changed it.
+_first_threads: list[int] = []
+
+
+def use_threads(threads: int | None) -> None:
+    """Let PyTorch use so many CPU threads, or as many as it began with.
+
+    Raises:
+        ValueError: for less than 1.
+    """
+    import torch
+
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads={threads} must be at least 1, or null")
+    if not _first_threads:
+        _first_threads.append(torch.get_num_threads())
+    torch.set_num_threads(threads or _first_threads[0])
+
 
 def check_sizes(config: DictConfig) -> None:
     """Refuse a network or initializer that can't be built, before any data is read.
@@ -72,8 +90,6 @@ def check_training(config: DictConfig) -> None:
             f"trainer.devices={config.trainer.devices} must be 1: batches are made for one device, "
             "and each of several would train on the same pairs"
         )
-    if config.threads is not None and config.threads < 1:
-        raise ValueError(f"threads={config.threads} must be at least 1, or null")
     for key in ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"):
         if config.trainer[key] < 1:
             raise ValueError(f"trainer.{key}={config.trainer[key]} must be at least 1")
@@ -87,6 +103,13 @@ def check_training(config: DictConfig) -> None:
         raise ValueError(
             f"trainer.gradient_clip_val={clip} must be above 0; set it to null for no clipping"
         )
+    if config.trainer.limit_val_batches == 0:
+        for key in ("scheduler", "callbacks.early_stopping"):
+            if OmegaConf.select(config, f"{key}.monitor") is not None:
+                raise ValueError(
+                    f"{key}.monitor asks for validation, but trainer.limit_val_batches=0 leaves it "
+                    "out: set trainer.limit_val_batches=1.0"
+                )
     logged = [f"val/{figure}" for figure in FIGURES]
     for key in ("scheduler", "callbacks.best_checkpoint", "callbacks.early_stopping"):
         monitor = OmegaConf.select(config, f"{key}.monitor")

@@ -511,10 +511,10 @@ class FigureConfig:
 
     kind: str = "lines"
     x: str | None = None
-    y: list[str] = field(default_factory=list)
+    y: Any = field(default_factory=list)  # one name or a list of them
     lines: str | None = None
     panels: str | None = None
-    logarithmic: list[str] = field(default_factory=list)
+    logarithmic: Any = field(default_factory=list)
     title: str | None = None
 
 

@@ -15,7 +15,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from seq2seq.assembly import build_datamodule, build_module, check_sizes, initialize_weights
+from seq2seq.assembly import (
+    build_datamodule,
+    build_module,
+    check_sizes,
+    initialize_weights,
+    use_threads,
+)
 from seq2seq.config import config_folder, plain, register
 from seq2seq.instantiate import check_targets
 from seq2seq.sweep import lost, only_warnings
@@ -53,14 +59,10 @@ def inspect(config: DictConfig, *, brief: bool = False) -> Inspection:
     """
     from seq2seq.diagnostics.layer_picture import draw_layers
     from seq2seq.measurement import RECORD, write_reports
-    from seq2seq.status import recorded
+    from seq2seq.status import check_free, recorded
 
     folder = Path(config.run_folder)
-    if (folder / RECORD).exists():
-        raise ValueError(
-            f"{folder / RECORD} is there already and is not overwritten: remove it, or choose "
-            "another hydra.run.dir"
-        )
+    check_free(folder, key="hydra.run.dir")
     with recorded(folder):
         found = measure(config, advice=not brief)
     if brief:
@@ -92,6 +94,12 @@ def measure(config: DictConfig, *, advice: bool = True) -> Inspection:
     from seq2seq.diagnostics.verdict import judge
 
     check_targets(config)
+    if config.ckpt_path is not None:
+        raise ValueError(
+            f"ckpt_path={config.ckpt_path} is for training: an inspection measures the weights "
+            "that training begins with"
+        )
+    use_threads(config.threads)
     lightning.seed_everything(config.seed, verbose=False)
     check_sizes(config)
     datamodule = build_datamodule(config)
@@ -102,8 +110,8 @@ def measure(config: DictConfig, *, advice: bool = True) -> Inspection:
         change = advise(laboratory, reports) if advice else None
     except FloatingPointError as error:
         raise ValueError(
-            f"the network overflows on its first batch ({error}): choose a far smaller "
-            "initializer, such as initializer=orthogonal"
+            f"the network overflows on its first batch ({error}): choose a far "
+            "smaller gain or scale, such as those of initializer=orthogonal"
         ) from error
     return Inspection(reports, [judge(report) for report in reports], change)
 
@@ -233,7 +241,12 @@ def _hydra_main(config: DictConfig) -> None:
 
 def main() -> None:
     """Entry of ``seq2seq-inspect``."""
-    _hydra_main()
+    try:
+        _hydra_main()
+    except OSError as error:  # Hydra makes the folder before anything of ours runs
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,29 @@ def recorded(folder: Path) -> Iterator[None]:
     write("finished")
 
 
+def check_free(folder: Path, *, key: str, ckpt_path: str | None = None) -> None:
+    """Refuse a folder in which something ran already, unless that is gone on with.
+
+    A run that failed before it left anything may be tried again in its folder.
+
+    Args:
+        folder: where a run is to begin.
+        key: config key that chooses another.
+        ckpt_path: checkpoint that it goes on from.
+
+    Raises:
+        ValueError: saying what to choose instead.
+    """
+    if ckpt_path is not None:
+        return
+    last = folder / "checkpoints" / "last.ckpt"
+    left = any((folder / name).exists() for name in ("metrics.json", "inspection.json"))
+    left = left or any((folder / "checkpoints").glob("*.ckpt"))
+    if left or ((folder / RECORD).is_file() and read_status(folder)["status"] != "failed"):
+        hint = f", or go on with ckpt_path={last}" if last.is_file() else ""
+        raise ValueError(f"{folder} holds a run already: choose another {key}{hint}")
+
+
 def read_status(folder: Path) -> dict[str, Any]:
     """What :func:`recorded` wrote; without such a file the status is ``failed``: nothing began."""
     path = folder / RECORD

@@ -85,11 +85,38 @@ def lost(folder: Path, error: Exception) -> float:
     return math.inf
 
 
+def end_early(folder: Path) -> str:
+    """Bring the table of an interrupted sweep up to date, and say where it is."""
+    write_table(folder / TABLE, read_runs(folder))
+    return f"what has ended is in {folder / TABLE}"
+
+
 class SweepRecord(Callback):
-    """Hydra's callback: the table after each job of a sweep, table and figure at its end."""
+    """Hydra's callback: the table after each job of a sweep, table and figure at its end.
+
+    Before anything is written it refuses a folder in which something ran already, and what would
+    show its mistake only at the end.
+    """
 
     def __init__(self) -> None:
         self._ended: dict[Path, Run] = {}  # each is read once, when it has ended
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Look at the folder of a single run before Hydra writes its config there."""
+        from seq2seq.status import check_free
+
+        try:
+            folder = Path(config.hydra.run.dir)
+            check_free(folder, key="hydra.run.dir", ckpt_path=config.ckpt_path)
+        except ValueError as error:
+            sys.exit(f"error: {error}")
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Look at the sweep before its first job."""
+        try:
+            check_sweep(config)
+        except ValueError as error:
+            sys.exit(f"error: {error}")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Bring the table up to date, for those who look while the sweep runs."""
@@ -112,10 +139,68 @@ class SweepRecord(Callback):
             figure = figure_of(runs, plain(config.figure))
             (folder / FIGURE).write_bytes(draw(runs, **figure))
             print(folder / FIGURE, flush=True)
+            drawn = {figure["x"], figure["lines"], figure["panels"], *figure["y"], "seed"}
+            averaged = [key for key in swept(runs) if key not in drawn]
+            if averaged:
+                print(f"the figure averages over {', '.join(averaged)}", flush=True)
         except ValueError as error:
             logger.error("no figure was drawn: %s", error)
         if any(run.columns["status"] == "failed" for run in runs):
             sys.exit(1)
+
+
+def check_sweep(config: DictConfig) -> None:
+    """Refuse what would spoil a sweep, or show only when all its runs have ended.
+
+    Raises:
+        ValueError: for a folder that holds a sweep, several experiments, or a figure that can't be
+            drawn.
+    """
+    from seq2seq.sweep_figure import check_figure
+
+    folder = Path(config.hydra.sweep.dir)
+    if next(folder.rglob(".hydra"), None) is not None:
+        raise ValueError(f"{folder} holds a sweep already: choose another hydra.sweep.dir")
+    if config.hydra.output_subdir is None:
+        raise ValueError(
+            "hydra.output_subdir=null leaves out the configs that the table of a sweep is made of: "
+            "leave it as it is"
+        )
+    for override in config.hydra.overrides.task:
+        key, _, value = str(override).partition("=")
+        if key.lstrip("+") == "experiment" and "," in value:
+            raise ValueError(
+                f"{override}: an experiment may be a sweep of its own, so run one at a time"
+            )
+    figure = plain(config.figure)
+    check_figure(figure["kind"], lines=figure["lines"] or "chosen", x="x", y=("y",))
+    inspected = config.inspect or config.hydra.help.app_name == "seq2seq-inspect"
+    if figure["kind"] == "profile" and not inspected:
+        raise ValueError(
+            "figure.kind=profile needs runs that are measured before training: inspect=true"
+        )
+    choices = set(config.hydra.runtime.choices)
+    for key in ("x", "lines", "panels", "y", "logarithmic"):
+        for name in _names(figure[key]):
+            column = name in COLUMNS or name.split("/")[0] in ("test", "test_longer", "train")
+            if not column and name not in choices and not _is_key(config, name):
+                raise ValueError(
+                    f"figure.{key}={name} is neither a key of the config nor a column of "
+                    f"sweep.csv: {', '.join(COLUMNS)}, test/loss, test/exact_match, ..."
+                )
+
+
+def _names(names: Any) -> list[str]:
+    return [] if names is None else [names] if isinstance(names, str) else list(names)
+
+
+def _is_key(config: DictConfig, name: str) -> bool:
+    node: Any = OmegaConf.to_container(config, resolve=False)
+    for part in name.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return False
+        node = node[part]
+    return True
 
 
 def read_runs(folder: Path, *, known: Mapping[Path, Run] | None = None) -> list[Run]:
@@ -141,7 +226,7 @@ def read_runs(folder: Path, *, known: Mapping[Path, Run] | None = None) -> list[
     Raises:
         ValueError: for a folder without runs, or a run whose files were damaged.
     """
-    configs = sorted(folder.glob("*/.hydra/overrides.yaml"), key=_number)
+    configs = sorted(folder.rglob(".hydra/overrides.yaml"), key=_number)
     if not configs:
         raise ValueError(f"{folder} holds no runs of a sweep")
     folders = [path.parent.parent for path in configs]
@@ -179,13 +264,14 @@ def write_table(path: Path, runs: Sequence[Run]) -> None:
 def outcome(runs: Sequence[Run]) -> str:
     """How many runs there are, how they ended, and the lowest loss with its overrides."""
     counts = Counter(run.columns["status"] for run in runs)
-    lines = [f"{len(runs)} runs: " + ", ".join(f"{n} {status}" for status, n in counts.items())]
+    number = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    lines = [f"{number}: " + ", ".join(f"{n} {status}" for status, n in counts.items())]
     losses = {index: run.columns.get("test/loss") for index, run in enumerate(runs)}
     known = {index: loss for index, loss in losses.items() if isinstance(loss, float)}
     if known:
         best = min(known, key=known.__getitem__)
-        overrides = " ".join(f"{key}={runs[best].overrides.get(key)}" for key in swept(runs))
-        lines.append(f"lowest test/loss {known[best]:.4f}: {overrides}")
+        overrides = [f"{key}={typed(runs[best].overrides.get(key))}" for key in swept(runs)]
+        lines.append(" ".join([f"lowest test/loss {known[best]:.4f}", *overrides]))
     return "\n".join(lines)
 
 
@@ -200,10 +286,18 @@ def figure_of(runs: Sequence[Run], wanted: Mapping[str, Any]) -> dict[str, Any]:
         for name in ("test/loss", "slope")
         if any(run.columns.get(name) is not None for run in runs)
     ]
-    figure = {**wanted, "y": wanted["y"] or measured or ["test/loss"]}
-    if wanted["x"] is not None or wanted["kind"] == "profile":
+    figure = {
+        **wanted,
+        "y": _names(wanted["y"]) or measured or ["test/loss"],
+        "logarithmic": _names(wanted["logarithmic"]),
+    }
+    if wanted["x"] is not None:
         return figure
     keys = [key for key in swept(runs) if key != "seed"]
+    if wanted["kind"] == "profile":
+        return {**figure, "lines": wanted["lines"] or (keys[0] if keys else None)}
+    if not measured:
+        raise ValueError("no run has a loss or was measured")
     if not keys:
         raise ValueError("the runs differ in nothing but their seed")
     numbers = [key for key in keys if all(_is_number(run.overrides.get(key)) for run in runs)]
@@ -267,6 +361,7 @@ def _measured(layers: Sequence[Mapping[str, Any]]) -> dict[str, Value]:
     first = layers[0]
     slope, exponents = first["slope"], first["exponents"]
     encoder = [layer for layer in layers if layer["layer"].startswith("encoder")]
+    encoder = [layer for layer in encoder if layer["layer"].endswith("forward")]
     ends = [_numbers(layer["gradient"]["hidden"]["from_end"])[0] for layer in encoder]
     kinds = [layer["verdict"]["kind"] for layer in layers]
     over_layers = math.log(ends[0] / ends[-1]) if ends[0] and ends[-1] else None
@@ -285,6 +380,19 @@ def _measured(layers: Sequence[Mapping[str, Any]]) -> dict[str, Value]:
 
 def _numbers(values: Sequence[float | None]) -> tuple[float, ...]:
     return tuple(math.nan if value is None else value for value in values)
+
+
+def typed(value: Value) -> str:
+    """A value as it is typed on the command line."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case str() if not value.replace("_", "").replace("-", "").isalnum():
+            return f"'{value}'"
+        case _:
+            return str(value)
 
 
 def _is_number(value: Value) -> bool:

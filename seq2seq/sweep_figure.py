@@ -13,16 +13,32 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from seq2seq.diagnostics.gradient_profile import SMALLEST_NORM
 
 if TYPE_CHECKING:
     from seq2seq.sweep import Run, Value
 
 KINDS = ("lines", "matrix", "profile")
 
-# Numbers of these units would not fit on the picture's axis: natural logarithm of a float32 that
-# underflows, in decades.
+# The lowest share that a profile shows.
 _LOWEST_NORM = 1e-12
 _DIVERGED = "diverged"
+
+
+def check_figure(kind: str, *, lines: str | None, x: str | None, y: Sequence[str]) -> None:
+    """Refuse a kind that isn't there, or one that lacks a name it needs.
+
+    Raises:
+        ValueError: naming the config key.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"figure.kind={kind} must be one of {', '.join(KINDS)}")
+    if kind != "profile" and (x is None or not y):
+        raise ValueError(f"figure.kind={kind} needs figure.x and at least one name in figure.y")
+    if kind == "matrix" and lines is None:
+        raise ValueError("figure.kind=matrix needs figure.lines, the rows of the matrix")
 
 
 def draw(
@@ -56,20 +72,19 @@ def draw(
     Raises:
         ValueError: if a name is in no run, with the names there are.
     """
-    if kind not in KINDS:
-        raise ValueError(f"figure.kind={kind} must be one of {', '.join(KINDS)}")
+    check_figure(kind, lines=lines, x=x, y=y)
     if kind == "profile":
-        x, y = None, ["transport"]
+        x, y, logarithmic = None, ["transport"], ()
         if not any(run.transport for run in runs):
             raise ValueError(
                 "figure.kind=profile needs runs that were measured before training: inspect=true"
             )
-    elif x is None or not y:
-        raise ValueError(f"figure.kind={kind} needs figure.x and at least one name in figure.y")
-    elif kind == "matrix" and lines is None:
-        raise ValueError("figure.kind=matrix needs figure.lines, the rows of the matrix")
     for key, name in [("x", x), ("lines", lines), ("panels", panels), *(("y", one) for one in y)]:
         _require(runs, f"figure.{key}", name if kind != "profile" or key != "y" else None)
+    if kind != "profile":
+        _require_numbers(runs, y)
+    for name in logarithmic:
+        _require_positive(runs, name, [x, *y])
     columns = _values(runs, panels)
     labels = _values(runs, lines)
     height = 1.3 + 0.4 * len(labels) if kind == "matrix" else 3.3
@@ -95,8 +110,14 @@ def draw(
                 vertical = {"lines": _short(name), "matrix": _short(lines or "")}
                 axes.set_ylabel(vertical.get(kind, "transport: share left"))
     if lines is not None and kind != "matrix":
-        handles, names = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, names, title=_short(lines), loc="outside right center", fontsize=8)
+        # A line may have its first point in any panel.
+        found: dict[str, Any] = {}
+        for axes in grid.flat:
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                found.setdefault(label, handle)
+        order = [_shown(label) for label in labels if _shown(label) in found]
+        handles = [found[label] for label in order]
+        figure.legend(handles, order, title=_short(lines), loc="outside right center", fontsize=8)
     if title:
         figure.suptitle(title, fontsize=11)
     buffer = io.BytesIO()
@@ -124,7 +145,7 @@ def _draw_lines(
     if x in logarithmic and numeric:
         axes.set_xscale("log")
         axes.set_xticks([at[value] for value in places], [_shown(value) for value in places])
-        axes.minorticks_off()
+        axes.xaxis.set_minor_locator(NullLocator())
     for index, label in enumerate(labels):
         line = [run for run in runs if lines is None or run.value(lines) == label]
         colour = _colour(index, len(labels))
@@ -151,7 +172,9 @@ def _draw_lines(
         lost = [at[run.value(x)] for run in line if run.value("status") == _DIVERGED]
         if lost:
             height = [0.98] * len(lost)
-            axes.plot(lost, height, "x", color=colour, transform=axes.get_xaxis_transform())
+            label = "" if known else f"{_shown(label)}"
+            across = axes.get_xaxis_transform()
+            axes.plot(lost, height, "x", color=colour, transform=across, label=label)
     if not numeric:
         axes.set_xticks(
             range(len(places)), [_shown(value) for value in places], rotation=30, ha="right"
@@ -210,9 +233,8 @@ def _draw_profiles(
         if not profiles:
             continue
         length = min(len(profile) for profile in profiles)
-        logarithms = np.log(
-            np.maximum([profile[:length] for profile in profiles], _LOWEST_NORM / 1e3)
-        )
+        cut = np.array([profile[:length] for profile in profiles])
+        logarithms = np.log(np.maximum(cut, SMALLEST_NORM))
         axes.plot(
             range(length),
             np.exp(logarithms.mean(0)),
@@ -243,6 +265,20 @@ def _require(runs: "Sequence[Run]", key: str, name: str | None) -> None:
     known = {known for run in runs for known in (*run.overrides, *run.columns)}
     filled = sorted(name for name in known if any(run.value(name) is not None for run in runs))
     raise ValueError(f"{key}={name} is known of no run; choose one of {', '.join(filled)}")
+
+
+def _require_numbers(runs: "Sequence[Run]", names: Sequence[str]) -> None:
+    for name in names:
+        if not any(_is_number(run.value(name)) for run in runs):
+            raise ValueError(f"figure.y={name} holds no numbers")
+
+
+def _require_positive(runs: "Sequence[Run]", name: str, axes: Sequence[str | None]) -> None:
+    if name not in axes:
+        raise ValueError(f"figure.logarithmic={name} is neither figure.x nor in figure.y")
+    values = [run.value(name) for run in runs]
+    if any(_is_number(value) and value <= 0 for value in values):  # type: ignore[operator]
+        raise ValueError(f"figure.logarithmic={name}: some values are not above 0")
 
 
 def _values(runs: "Sequence[Run]", name: str | None) -> "list[Value]":

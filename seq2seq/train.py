@@ -25,12 +25,13 @@ from seq2seq.assembly import (
     check_training,
     initialize_weights,
     report_weights,
+    use_threads,
 )
 from seq2seq.config import config_folder, plain, register
 from seq2seq.figures import Figures, table
 from seq2seq.instantiate import check_targets, instantiate
 from seq2seq.records import write_json
-from seq2seq.sweep import lost, only_warnings
+from seq2seq.sweep import end_early, lost, only_warnings
 
 if TYPE_CHECKING:
     import lightning
@@ -57,9 +58,8 @@ def train(config: DictConfig) -> Figures:
         seq2seq.module.Diverged: if the loss or a gradient is no longer finite.
     """
     import lightning
-    import torch
 
-    from seq2seq.status import recorded
+    from seq2seq.status import check_free, recorded
 
     _quieten()
     check_targets(config)
@@ -67,16 +67,9 @@ def train(config: DictConfig) -> Figures:
     lightning.seed_everything(config.seed, verbose=False)
     check_sizes(config)
     check_training(config)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     folder = Path(config.run_folder)
-    checkpoints = folder / "checkpoints"
-    held = (folder / "metrics.json").exists() or any(checkpoints.glob("*.ckpt"))
-    if config.ckpt_path is None and held:
-        raise ValueError(
-            f"{folder} holds a run already: choose another hydra.run.dir, or go on with "
-            f"ckpt_path={checkpoints / 'last.ckpt'}"
-        )
+    check_free(folder, key="hydra.run.dir", ckpt_path=config.ckpt_path)
     with recorded(folder):
         return _train(config, folder)
 
@@ -85,8 +78,10 @@ def _train(config: DictConfig, folder: Path) -> Figures:
     import lightning
 
     from seq2seq.callbacks.best_checkpoint import BestCheckpoint
+    from seq2seq.callbacks.progress import Throughput
     from seq2seq.checkpoint import check_resumable
 
+    callbacks = build_callbacks(config, folder)  # what is wrong with one shows before data is read
     datamodule = build_datamodule(config)
     module = build_module(config, datamodule)
     ckpt_path = None
@@ -96,16 +91,18 @@ def _train(config: DictConfig, folder: Path) -> Figures:
     tensorboard = _tensorboard(folder)
     report = report_weights(initialize_weights(config, module, datamodule.split("train")))
     tensorboard.experiment.add_text("initialization", report, 0)
-    if config.inspect and ckpt_path is None:
+    if config.inspect and ckpt_path is not None:
+        logger.info("not inspected: the weights come from ckpt_path")
+    elif config.inspect:
         _inspect(module, datamodule, folder)
-
-    callbacks = build_callbacks(config, folder)
     trainer: lightning.Trainer = instantiate(
         config.trainer, callbacks=callbacks, logger=tensorboard, default_root_dir=folder
     )
     trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
-    if trainer.global_step == 0:
-        logger.warning("nothing was trained: the figures are those of the initialized weights")
+    throughput = next(one for one in callbacks if isinstance(one, Throughput))
+    if not throughput.tokens:
+        weights = "initialized weights" if ckpt_path is None else "weights in ckpt_path"
+        logger.warning("nothing was trained: the figures are those of the %s", weights)
     best = next((one.path for one in callbacks if isinstance(one, BestCheckpoint)), None)
     trainer.test(
         module,
@@ -249,6 +246,8 @@ def _hydra_main(config: DictConfig) -> float | None:
         # In the same folder, so that the best checkpoint so far stays the one to beat.
         hint = f"; go on with ckpt_path={last} hydra.run.dir={config.run_folder}"
         hint = hint if last.is_file() else ""
+        if sweep:
+            hint = f"; {end_early(Path(config.run_folder).parent)}"
         sys.exit(f"\ninterrupted{hint}")  # below the progress bar
     objective = figures.get("test/loss")
     objective = objective if isinstance(objective, float) else math.inf

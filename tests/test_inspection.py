@@ -65,8 +65,8 @@ STARTS_BAD = {
     "LSTM, open gates and gain 4": (
         "exploding",
         (
-            *("model=lstm", "initializer=orthogonal", "initializer.forget_bias=4"),
-            *("initializer.recurrent.gain=4", *LONG),
+            *("model=lstm", "initializer.forget_bias=4", "initializer.recurrent.gain=4"),
+            *LONG,
         ),
     ),
     "GRU, U(0.02)": ("vanishing", ("model=gru", "initializer=uniform", "initializer.scale=0.02")),
@@ -171,7 +171,7 @@ def test_a_folder_with_an_inspection_is_refused_in_a_sentence(
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "inspection.json").write_text("{}")
-    with pytest.raises(ValueError, match="is there already .* choose another hydra.run.dir"):
+    with pytest.raises(ValueError, match="holds a run already: choose another hydra.run.dir"):
         inspect(compose())
     assert (tmp_path / "run" / "inspection.json").read_text() == "{}"
 
@@ -203,6 +203,7 @@ def test_the_batch_is_as_long_as_95_of_100_pairs(compose: Compose) -> None:
     ("overrides", "sentence"),
     [
         (["model=nonsense"], "lstm_attention"),
+        (["ckpt_path=last.ckpt"], "ckpt_path=last.ckpt is for training"),
         (["initializer.recurrent.gian=1"], "gian"),
         (["initializer=pytorch", "initializer.recurrent.gain=1"], "means nothing to the scheme"),
         (["model.attention=none", "model.bridge=zero"], "bridge=zero with attention=none"),

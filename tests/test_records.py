@@ -12,10 +12,8 @@ from seq2seq.records import read_json, write_json
 def test_what_was_written_is_read_again_without_infinities(tmp_path: Path) -> None:
     content = {"a": 1, "b": [0.5, math.nan, (1, "x")], "c": {"d": -math.inf, "e": None, "f": True}}
     write_json(tmp_path / "a.json", content)
-    assert read_json(tmp_path / "a.json") == {
-        **{"a": 1, "b": [0.5, None, [1, "x"]]},
-        **{"c": {"d": None, "e": None, "f": True}},
-    }
+    wanted = {"a": 1, "b": [0.5, None, [1, "x"]], "c": {"d": None, "e": None, "f": True}}
+    assert read_json(tmp_path / "a.json") == wanted
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from seq2seq import inspection
 from seq2seq.config import FigureConfig, plain
 from seq2seq.data.batch import EncodedSplit
-from seq2seq.sweep import FIGURE, TABLE, Run, figure_of, outcome, read_runs, swept
+from seq2seq.sweep import FIGURE, TABLE, Run, figure_of, outcome, read_runs, swept, typed
 
 QUIET = (
     *("hydra.sweep.dir=sweep", "trainer.max_steps=3", "model=rnn"),
@@ -143,7 +143,7 @@ def test_without_a_config_the_first_number_is_the_axis() -> None:
 
 def test_the_outcome_names_the_lowest_loss() -> None:
     runs = [made(a__b=b, **{"test/loss": loss}) for b, loss in ((1, 0.5), (2, 0.25), (3, None))]
-    assert outcome(runs) == "3 runs: 3 finished\nlowest test/loss 0.2500: a.b=2"
+    assert outcome(runs) == "3 runs: 3 finished\nlowest test/loss 0.2500 a.b=2"
 
 
 def test_runs_of_a_sweep_are_those_that_each_would_be_alone(
@@ -178,3 +178,52 @@ def test_a_shared_corpus_is_encoded_once(
     assert len(encoded) == 3  # train, validation, test
     command_line(*QUIET, "data.seed=77", "hydra.run.dir=alone")
     assert len(encoded) == 6
+
+
+def test_a_folder_that_holds_a_sweep_or_a_run_keeps_its_configs(
+    command_line: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert command_line(*QUIET, "seed=1,2", "--multirun").status == 0
+    again = command_line(*QUIET, "seed=7,8", "--multirun")
+    assert again.status == "error: sweep holds a sweep already: choose another hydra.sweep.dir"
+    assert [row["seed"] for row in rows(tmp_path / "sweep")] == ["1", "2"]
+    assert command_line(*QUIET, "seed=3", "hydra.run.dir=one").status == 0
+    config = (tmp_path / "one" / ".hydra" / "config.yaml").read_text()
+    again = command_line(*QUIET, "seed=4", "hydra.run.dir=one")
+    assert str(again.status).startswith("error: one holds a run already")
+    assert (tmp_path / "one" / ".hydra" / "config.yaml").read_text() == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (("figure.kind=pie",), "figure.kind=pie must be one of"),
+        (("figure.kind=profile",), "inspect=true"),
+        (("figure.x=model.hiden_size",), "figure.x=model.hiden_size is neither a key"),
+        (("figure.y=slop",), "figure.y=slop is neither a key"),
+        (("experiment=interview_scale,interview_depth",), "run one at a time"),
+        (("hydra.output_subdir=null",), "hydra.output_subdir=null leaves out"),
+    ],
+)
+def test_what_would_spoil_a_sweep_is_refused_before_its_first_run(
+    command_line: Callable[..., Any], tmp_path: Path, overrides: tuple[str, ...], sentence: str
+) -> None:
+    finished = command_line(*QUIET, "seed=1,2", *overrides, "--multirun")
+    assert sentence in str(finished.status)
+    assert not list(tmp_path.rglob("train.log"))
+
+
+def test_what_the_figure_averages_over_is_said(command_line: Callable[..., Any]) -> None:
+    swept_over = ("seed=1,2", "model.hidden_size=4,8", "batch.size=8,16")
+    figure = ("figure.x=model.hidden_size", "figure.y=test/loss")
+    finished = command_line(*QUIET, *swept_over, *figure, "--multirun")
+    assert finished.status == 0, finished.output
+    assert "the figure averages over batch.size" in finished.output
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "null"), (True, "true"), (0.5, "0.5"), ("a b", "'a b'"), ("x_1", "x_1")],
+)
+def test_a_value_is_shown_as_it_is_typed(value: Any, text: str) -> None:
+    assert typed(value) == text

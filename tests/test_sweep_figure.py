@@ -88,6 +88,11 @@ def test_a_profile_is_the_geometric_mean_of_the_shares_left(drawn: list[Figure])
         ({"kind": "lines"}, "needs figure.x"),
         ({"kind": "matrix", "x": "gain", "y": ["test/loss"]}, "needs figure.lines"),
         ({"kind": "profile"}, "inspect=true"),
+        ({"kind": "lines", "x": "gain", "y": ["scheme"]}, "figure.y=scheme holds no numbers"),
+        (
+            {"kind": "lines", "x": "gain", "y": ["test/loss"], "logarithmic": ["seed"]},
+            "figure.logarithmic=seed is neither",
+        ),
         (
             {"kind": "lines", "x": "gian", "y": ["test/loss"]},
             "figure.x=gian is known of no run; choose one of gain, scheme, seed, status, test/loss",
@@ -97,3 +102,16 @@ def test_a_profile_is_the_geometric_mean_of_the_shares_left(drawn: list[Figure])
 def test_a_mistake_is_named(figure: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         draw(RUNS, **figure)
+
+
+def test_a_logarithmic_axis_needs_values_above_zero() -> None:
+    runs = [run(gain, "normal", 1, 1.0) for gain in (0.0, 1.0)]
+    with pytest.raises(ValueError, match=r"figure.logarithmic=gain: some values are not above 0"):
+        draw(runs, kind="lines", x="gain", y=["test/loss"], logarithmic=["gain"])
+
+
+def test_the_legend_knows_the_lines_of_every_panel(drawn: list[Figure]) -> None:
+    runs = [run(1.0, "normal", 1, 1.0), run(2.0, "orthogonal", 2, 1.0), run(3.0, "lost", 3, None)]
+    draw(runs, kind="lines", x="gain", y=["test/loss"], lines="scheme", panels="seed")
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["normal", "orthogonal", "lost"]

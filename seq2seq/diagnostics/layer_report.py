@@ -26,8 +26,8 @@ from seq2seq.initializers.blocks import GATES
 from seq2seq.models.recurrent import RecurrentLayer
 
 # By the largest width they are for: examples and directions that are followed. More directions than
-# any task here has to remember; of wide layers, where each costs with the square of the width, twice
-# as many as a verdict asks for.
+# any task here has to remember; of wide layers, where each costs with the square of the width,
+# twice as many as a verdict asks for.
 _FOLLOWED = {256: (4, 128), 512: (2, 128), math.inf: (1, 32)}
 _MIN_EXAMPLES = 8
 

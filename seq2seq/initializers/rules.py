@@ -9,7 +9,7 @@ listed in `catalogue.py`.
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -187,6 +187,14 @@ def rules_from_config(config: Mapping[str, Any], *, longest: float | None = None
         for name, entry in roles.items()
         if not isinstance(entry, Mapping) or any(value is not None for value in entry.values())
     ]
+    if config.get("forget_bias") is not None:
+        # It takes the place of the bias that is recommended; all other gates are zero there.
+        named = [
+            replace(rule, scheme="zeros", arguments={})
+            if rule.scheme == "recommended_bias"
+            else rule
+            for rule in named
+        ]
     for name, value in shared.items():
         if not any(name in scheme_arguments(rule.scheme) for rule in (*own, *named)):
             raise ValueError(

@@ -279,27 +279,31 @@ def test_padding_does_not_change_what_is_set(task: Callable[..., Task]) -> None:
 def test_over_a_few_steps_less_is_asked_for_and_the_outcome_says_so(
     task: Callable[..., Task],
 ) -> None:
-    made = task("rnn_tanh", lengths=(2, 2), target_lengths=(14, 14))
+    made = task("rnn_tanh", lengths=(3, 3), target_lengths=(14, 14))
     encoder, decoder = made.calibrate()
-    assert encoder.trials[-1].target == pytest.approx(STEEPEST)
-    assert "-1.5 would be more than -0.2 a step, so -0.2 was asked for" in encoder.outcome
+    assert encoder.trials[-1].target == pytest.approx(2 * STEEPEST)
+    assert "-1.5 would be more than -0.2 a step, so -0.4 was asked for" in encoder.outcome
     assert decoder.trials[-1].target == -1.5
     assert "would be" not in decoder.outcome
 
 
-def test_one_timestep_is_left_as_it_is_and_the_outcome_says_so(task: Callable[..., Task]) -> None:
-    made = task("rnn_tanh", lengths=(1, 1))
-    before = made.model.encoder.layers[0].forward_layer.rnn.weight_hh_l0.clone()
+@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru"])
+@pytest.mark.parametrize(("longest", "named"), [(1, "one timestep"), (2, "two timesteps")])
+def test_where_there_is_nothing_to_bridge_the_layer_is_left_and_the_outcome_says_so(
+    task: Callable[..., Task], cell: str, longest: int, named: str
+) -> None:
+    made = task(cell, lengths=(1, longest))
+    before = {name: value.clone() for name, value in made.model.encoder.state_dict().items()}
     encoder, decoder = made.calibrate()
-    assert not encoder.trials and not encoder.reached
+    assert not encoder.trials and not encoder.reached and not encoder.changed
     assert encoder.outcome == (
-        "left as it is: its sequences have one timestep, there is nothing to carry"
+        f"left as it is: 95 % of its sequences have at most {named}, there is nothing to bridge"
     )
-    assert torch.equal(made.model.encoder.layers[0].forward_layer.rnn.weight_hh_l0, before)
+    for name, value in made.model.encoder.state_dict().items():
+        assert torch.equal(value, before[name]), name
     assert decoder.reached
-    assert made.calibrate()[0] == encoder
-    gated = task("lstm", lengths=(1, 2)).calibrate()
-    assert all(math.isfinite(trial.found) for result in gated for trial in result.trials)
+    three, _ = task(cell, lengths=(3, 3)).calibrate()
+    assert three.trials and "2 steps" in three.outcome
 
 
 def test_a_band_out_of_reach_ends_at_the_bound_and_the_outcome_says_so(
@@ -313,7 +317,24 @@ def test_a_band_out_of_reach_ends_at_the_bound_and_the_outcome_says_so(
     assert gain == pytest.approx(GAINS[1])
     assert "-1.5 is out of reach: no larger value is tried" in encoder.outcome
     few = task("rnn_tanh").calibrate(trials=1, tolerance=0.01)[0]
-    assert "no value of 1 trials came nearer" in few.outcome
+    assert few.outcome.endswith("-1.5 is out of reach: there was only one trial")
+    some = task("rnn_tanh", lengths=(30, 30)).calibrate(trials=3, tolerance=1e-9)[0]
+    assert some.outcome.endswith("-1.5 is out of reach: none of 3 trials came nearer")
+
+
+def test_the_reason_counts_the_trials_that_were_made_and_names_the_bound_that_did_not_help(
+    task: Callable[..., Task],
+) -> None:
+    # No unit leaves its flat part: every gain gives the smallest slope that a number can hold.
+    encoder, _ = task("rnn_tanh", "embedding.scale=1000", "recurrent.gain=1.3").calibrate()
+    first, last = encoder.trials
+    assert last.value == pytest.approx(GAINS[1]) and last.found == pytest.approx(first.found)
+    exponent = first.found / math.log(10)
+    assert exponent < -30
+    assert encoder.outcome == (
+        f"gain 1.3: 10^{exponent:.3g} of a random gradient is left over 13 steps, and -1.5 is out "
+        "of reach: none of 2 trials came nearer, up to the largest value, 2"
+    )
 
 
 @pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_relu", "lstm", "gru"])
@@ -490,6 +511,24 @@ def test_the_search_goes_back_from_where_the_function_overflows() -> None:
     assert found[-1][1] == pytest.approx(0.5, abs=0.01)
     still = search(lambda x: 0.0, start=0.0, slope=1.0, trials=30, **settings)
     assert still[-1][0] == pytest.approx(5.0) and len(still) < 30
+
+
+@pytest.mark.parametrize("function", [lambda x: -x, lambda x: -(x**3), lambda x: x])
+def test_without_a_slope_the_search_finds_a_falling_function_too(
+    function: Callable[[float], float],
+) -> None:
+    settings: dict[str, Any] = {"start": 0.5, "low": -2.0, "high": 3.0, "slope": None}
+    for target in (-1.5, 1.5):
+        found = search(function, **settings, target=target, tolerance=1e-3, trials=40)
+        assert abs(found[-1][1] - target) <= 1e-3 and len(found) < 40
+
+
+def test_without_a_slope_both_sides_are_tried_to_the_bounds_and_nothing_twice() -> None:
+    settings: dict[str, Any] = {"low": -0.5, "high": 1.0, "slope": None, "tolerance": 0.1}
+    flat = search(lambda x: 0.0, start=0.0, target=1.0, trials=30, **settings)
+    values = [value for value, _ in flat]
+    assert values == pytest.approx([0, -0.1, 0.1, -0.2, 0.2, -0.4, 0.4, -0.5, 0.8, 1.0])
+    assert len(search(lambda x: 0.0, start=0.0, target=1.0, trials=4, **settings)) == 4
 
 
 def weights_after(config: DictConfig) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """LSUV for recurrent layers: variances and sizes measured beside it, bounds, and what it leaves."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -99,6 +100,52 @@ def test_a_state_that_grows_is_given_a_smaller_recurrent_matrix(preset: Preset) 
     assert first.value == pytest.approx(1.8, rel=1e-5) and first.found > 1.3
     assert last.value < 1.6
     assert float(made.rnn.weight_hh_l0.detach().norm()) / math.sqrt(40) < 1.6
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_a_state_that_grows_whatever_the_gain_keeps_the_matrix_that_was_drawn(
+    preset: Preset, cell: str
+) -> None:
+    # Gates that remember add up what comes in: the state grows at every recurrent gain.
+    made = Lsuv(preset("lsuv", "forget_bias=3"), cell)
+    encoder = made.results[0]
+    trials = [trial for trial in encoder.trials if trial.knob == "gain"]
+    assert min(trial.value for trial in trials) == pytest.approx(GAINS[0])
+    assert max(trial.value for trial in trials) == pytest.approx(GAINS[1])
+    assert all(trial.found > 1.1 for trial in trials)
+    blocks = made.rnn.weight_hh_l0.detach().split(40)
+    assert all(torch.allclose(block.T @ block, torch.eye(40), atol=1e-5) for block in blocks)
+    assert made.rnn.weight_hh_l0 not in encoder.changed
+    assert not encoder.reached
+    assert "recurrent gain 1 as drawn" in encoder.outcome
+    assert "no gain tried from 0.5 to 2 comes half as near to 1" in encoder.outcome
+
+
+def test_a_gain_is_only_taken_where_it_at_least_halves_the_growth(preset: Preset) -> None:
+    seen = set()
+    for cell in ("rnn_tanh", "rnn_relu", "gru", "lstm"):
+        for overrides in ((), ("recurrent.gain=1.6",), ("embedding.scale=3",)):
+            made = Lsuv(preset("lsuv", *overrides), cell, tolerance=0.02)
+            trials = [trial for trial in made.results[0].trials if trial.knob == "gain"]
+            gain = float(made.rnn.weight_hh_l0.detach().norm())
+            gain /= math.sqrt(40)
+            (own,) = (t for t in trials if t.value == pytest.approx(gain, rel=1e-5))
+            first, best = (abs(math.log(t.found)) for t in (trials[0], own))
+            assert own is trials[0] or best <= first / 2
+            assert made.growth() == pytest.approx(own.found, rel=1e-4)
+            seen.add(own is trials[0])
+    assert seen == {True, False}
+
+
+def test_what_was_done_to_the_inputs_is_said_also_where_the_recurrent_part_misses(
+    preset: Preset,
+) -> None:
+    missed = Lsuv(preset("lsuv", "forget_bias=3"), "gru").results[0]
+    inputs, recurrent = missed.outcome.split("; ")
+    assert re.fullmatch(r"inputs (times [\d.]+|r: .*, n: times [\d.]+), deviation 1", inputs)
+    assert recurrent.startswith("recurrent gain 1 as drawn") and not missed.reached
+    small = Lsuv(preset("lsuv", "embedding.scale=0.00001"), "rnn_tanh").results[0]
+    assert re.search("its deviation is .* out of reach; recurrent gain 1 as drawn", small.outcome)
 
 
 def test_spread_biases_count_in_the_variance(preset: Preset) -> None:

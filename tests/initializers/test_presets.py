@@ -302,7 +302,20 @@ def test_gate_values_at_the_start_are_those_of_the_headings(
     assert gate("recommended", "longest=50").std() > 0.05
 
 
-@pytest.mark.parametrize("name", ["chrono", "ugi", "recommended"])
+@pytest.mark.parametrize("longest", ["20", "50"])
+def test_a_forget_bias_takes_the_place_of_the_recommended_one(
+    toy: Toy, preset: Preset, longest: str
+) -> None:
+    model = build(toy, preset("recommended", f"longest={longest}", "forget_bias=3"))
+    biases = [p.detach() for name, p in model.named_parameters() if "bias_ih_l0" in name]
+    assert biases
+    for bias in biases:
+        i, f, g, o = bias.chunk(4)
+        assert torch.equal(f, torch.full_like(f, 3.0))
+        assert not any(gate.any() for gate in (i, g, o))
+
+
+@pytest.mark.parametrize("name", ["chrono", "ugi"])
 def test_a_forget_bias_beside_drawn_ones_is_refused(preset: Preset, name: str) -> None:
     with pytest.raises(ValueError, match="both set the gate that remembers"):
         rules_from_config(preset(name, "forget_bias=1"))
