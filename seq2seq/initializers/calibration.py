@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seq2seq.diagnostics.gradient_flow import Call, GradientRecorder
+from seq2seq.diagnostics.gradient_flow import Call, GradientRecorder, RecomputationError
 from seq2seq.diagnostics.layer_table import aligned
 from seq2seq.initializers.layer_sample import LayerSample
 from seq2seq.initializers.lsuv import unit_variance
@@ -118,7 +118,8 @@ def calibrate(
         initialization: which rule set what.
 
     Raises:
-        FloatingPointError: if the network overflows on the batch as it is.
+        FloatingPointError: if the network overflows on the batch as it is, or a layer returns
+            something else than its weights say, as with inputs so large that rounding decides.
     """
     method = METHODS[calibration.method]
     fixed = _set_by_the_user(initialization)
@@ -134,7 +135,10 @@ def calibrate(
                 longest=longest[part],
                 fixed=fixed.get(layer.rnn, {}),
             )
-            results.append(method(sample, **calibration.arguments))
+            try:
+                results.append(method(sample, **calibration.arguments))
+            except RecomputationError as error:
+                raise FloatingPointError(f"{name} can't be measured, {error}") from error
     return results
 
 

@@ -7,14 +7,16 @@ size along the sequence. The order of layers is left to `calibration`.
 """
 
 import math
+from functools import partial
 
 from seq2seq.initializers.layer_sample import LayerSample
-from seq2seq.initializers.trials import LayerCalibration, Trial, nearest
+from seq2seq.initializers.trials import LayerCalibration, Trial, nearest, search
 
 # Bounds of the factors, so that a constant or a dead input can't blow up a matrix.
 FACTORS = (0.01, 100.0)
-# Bounds of the recurrent gain, as root mean square of its singular values.
-GAINS = (0.1, 2.0)
+# Bounds of the recurrent gain, as root mean square of its singular values; a matrix that was drawn
+# smaller is made no smaller. Below one half little is left of the state after a few steps.
+GAINS = (0.5, 2.0)
 
 
 def unit_variance(
@@ -25,7 +27,7 @@ def unit_variance(
     1. Each gate block of ``W_ih``, until the variance of ``W_ih x_t + b`` over real timesteps,
        examples and units is ``variance``.
     2. ``W_hh``, until the root mean square of ``h_t`` at two thirds of the sequence is that at one
-       third: it is divided by the ratio of the two, again and again.
+       third.
 
     Args:
         sample: the layer on a batch; its weights are changed in place.
@@ -36,7 +38,6 @@ def unit_variance(
     gates = [_scale_input(sample, gate, variance, tolerance, trials) for gate in sample.gates]
     recurrent = _keep_size(sample, tolerance, trials)
     parts = [*gates, recurrent]
-    missed = [part.outcome for part in parts if not part.reached]
     weight = sample.parameter("weight_ih")
     factors = [part.changed[weight] for part in gates if weight in part.changed]
     same = len(set(factors)) == 1 and len(factors) == len(gates)
@@ -45,12 +46,15 @@ def unit_variance(
         for gate, part in zip(sample.gates, gates, strict=True)
     )
     scaled = factors[0] if same else ", ".join(named)
-    outcome = f"inputs {scaled}, deviation {math.sqrt(variance):.3g}; {recurrent.outcome}"
+    if all(part.reached for part in gates):
+        inputs = f"inputs {scaled}, deviation {math.sqrt(variance):.3g}"
+    else:
+        inputs = "; ".join(part.outcome for part in gates)
     return LayerCalibration(
         sample.name,
         tuple(trial for part in parts for trial in part.trials),
-        "; ".join(missed) or outcome,
-        reached=not missed,
+        f"{inputs}; {recurrent.outcome}",
+        reached=all(part.reached for part in parts),
         changed={**({weight: scaled} if factors else {}), **recurrent.changed},
     )
 
@@ -95,54 +99,91 @@ def _scale_input(
 
 
 def _keep_size(sample: LayerSample, tolerance: float, trials: int) -> LayerCalibration:
-    """The recurrent matrix, all gates alike, until the state neither grows nor shrinks."""
+    """The recurrent matrix, all gates alike, with the gain at which the state keeps its size.
+
+    Gains on both sides of the drawn one are tried, nearest first: in a gated or a saturated layer
+    the growth hardly depends on the gain, or falls with it. What remains then is the scatter of the
+    inputs, which no gain is to blame for, so the drawn one stays unless another at least halves the
+    logarithm of the growth.
+    """
     name, weight = sample.name, sample.parameter("weight_hh").detach()
     for gate in sample.gates:
         if rule := sample.fixed.get(("weight_hh", gate)):
-            why = f"initializer.{rule} sets the recurrent matrix"
-            return LayerCalibration(name, (), f"recurrent left as it is: {why}", reached=False)
+            return _recurrent_left(name, f"initializer.{rule} sets the recurrent matrix")
     time = min(sample.longest, int(sample.lengths.max()))
     if time < 3:
-        why = "sequences of fewer than three timesteps have no middle to compare"
-        return LayerCalibration(name, (), f"recurrent left as it is: {why}", reached=False)
+        return _recurrent_left(
+            name, "sequences of fewer than three timesteps have no middle to compare"
+        )
     drawn = weight.clone()
     size = float(drawn.double().square().sum().div(len(drawn)).sqrt())
-    gain, tried = min(max(size, GAINS[0]), GAINS[1]), []
-    for _ in range(trials):
-        weight.copy_(drawn * (gain / size) if size else drawn)
-        try:
-            ratio = _growth(sample, time)
-        except FloatingPointError:
-            ratio = math.inf
-        tried.append((gain, ratio))
-        if abs(ratio - 1) <= tolerance or not ratio:
-            break
-        following = min(max(gain / ratio, GAINS[0]), GAINS[1])
-        if following == gain:
-            break
-        gain = following
-    gain, ratio = nearest(tried, 1.0)
-    weight.copy_(drawn * (gain / size) if size else drawn)
-    reached = abs(ratio - 1) <= tolerance
-    outcome = f"recurrent gain {gain:.3g}, the state grows by {ratio:.3g} in its middle third"
-    if not reached:
-        outcome += ", and no gain that was tried lets it keep its size"
+    if not size:
+        return _recurrent_left(name, "its matrix is zero, which no gain changes")
+
+    def measure(logarithm: float) -> float:
+        weight.copy_(drawn * math.exp(logarithm))
+        return _growth(sample, time)
+
+    look = partial(
+        search,
+        measure,
+        start=0.0,
+        low=math.log(min(GAINS[0] / size, 1.0)),
+        high=math.log(GAINS[1] / size),
+        slope=None,
+        target=0.0,
+    )
+    tried = look(tolerance=tolerance, trials=1)
+    drawn_growth = abs(tried[0][1])
+    if not _within(tried[0][1], tolerance):
+        tried = look(tolerance=min(math.log1p(tolerance), drawn_growth / 2), trials=trials)
+    chosen, found = nearest(tried, 0.0)
+    kept = chosen == tried[0][0] or abs(found) > drawn_growth / 2
+    if kept:
+        chosen, found = tried[0]
+    weight.copy_(drawn * math.exp(chosen))
+    gains = [size * math.exp(value) for value, _ in tried]
+    reached = _within(found, tolerance)
+    outcome = (
+        f"recurrent gain {size * math.exp(chosen):.3g}{' as drawn' if not chosen else ''}, "
+        f"the state grows by a factor of {math.exp(found):.3g} in its middle third"
+    )
+    if not reached and len(gains) == 1:
+        outcome += ", and no other gain was tried"
+    elif not reached:
+        near = "half as near to 1" if kept else "nearer to 1"
+        outcome += f", and no gain tried from {min(gains):.3g} to {max(gains):.3g} comes {near}"
     return LayerCalibration(
         name,
-        tuple(Trial("gain", x, "growth", y, 1.0) for x, y in tried),
+        tuple(
+            Trial("gain", gain, "growth", math.exp(growth), 1.0)
+            for gain, (_, growth) in zip(gains, tried, strict=True)
+        ),
         outcome,
         reached,
-        {sample.parameter("weight_hh"): f"times {gain / size:.3g}"} if size else {},
+        {sample.parameter("weight_hh"): f"times {math.exp(chosen):.3g}"} if chosen else {},
     )
 
 
-def _growth(sample: LayerSample, time: int) -> float:
-    """Root mean square of the state at two thirds of ``time`` over that at one third.
+def _within(logarithm: float, tolerance: float) -> bool:
+    return -tolerance <= math.expm1(logarithm) <= tolerance
 
-    Of the same examples, those that are real at two thirds.
+
+def _recurrent_left(name: str, why: str) -> LayerCalibration:
+    return LayerCalibration(name, (), f"recurrent left as it is: {why}", reached=False)
+
+
+def _growth(sample: LayerSample, time: int) -> float:
+    """Logarithm of the state's root mean square at two thirds of ``time`` over that at one third.
+
+    Of the same examples, those that are real at two thirds. A state that is zero keeps its size.
     """
     early, late = math.ceil(time / 3) - 1, math.ceil(2 * time / 3) - 1
     outputs = sample.scan().outputs  # [time, batch, hidden]
     there = sample.real[late]
-    before, after = (outputs[step, there].square().mean().sqrt() for step in (early, late))
-    return float(after / before) if before else math.inf
+    before, after = (
+        float(outputs[step, there].double().square().mean().sqrt()) for step in (early, late)
+    )
+    if not before or not after:
+        return 0.0 if before == after else math.copysign(math.inf, after - before)
+    return math.log(after / before)

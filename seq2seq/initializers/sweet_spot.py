@@ -7,6 +7,7 @@ the layer is left to `layer_sample`, the order of layers and the tables to `cali
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -34,6 +35,11 @@ def transport(
         tolerance: of the attenuation, and of the gates' leak in the same units.
         trials: most values that are tried.
     """
+    if sample.longest < 3:
+        at_most = "one timestep" if sample.longest < 2 else "two timesteps"
+        return _left_alone(
+            sample.name, f"95 % of its sequences have at most {at_most}, there is nothing to bridge"
+        )
     if sample.keep_gate is None:
         return _tune_gain(sample, attenuation, tolerance, trials)
     return _spread_memories(sample, tolerance, trials)
@@ -51,8 +57,6 @@ def _tune_gain(
     name = sample.name
     if rule := sample.fixed.get(("weight_hh", "h")):
         return _left_alone(name, f"initializer.{rule} sets its recurrent matrix")
-    if sample.longest < 2:
-        return _left_alone(name, "its sequences have one timestep, there is nothing to carry")
     steps = sample.longest - 1
     target = max(wanted, STEEPEST * steps)
     weight = sample.parameter("weight_hh")
@@ -80,16 +84,17 @@ def _tune_gain(
     _write(weight, drawn * (math.exp(chosen) / size))
     gain = math.exp(chosen)
     reached = abs(found - target) <= tolerance
-    left = f"gain {gain:.3g}: {math.exp(found):.0%} of a random gradient is left over {steps} steps"
+    left = f"gain {gain:.3g}: {_share(found)} of a random gradient is left over {steps} steps"
+    made = tuple(Trial("gain", math.exp(x), "attenuation", y, target) for x, y in tried)
     if target > wanted:
         left += (
             f"; {wanted:g} would be more than {STEEPEST:g} a step, so {target:.3g} was asked for"
         )
     if not reached:
-        left += f", and {target:.3g} is out of reach: {_obstacle(chosen, low, high, trials)}"
+        left += f", and {target:.3g} is out of reach: {_obstacle(made, gain, GAINS)}"
     return LayerCalibration(
         name,
-        tuple(Trial("gain", math.exp(x), "attenuation", y, target) for x, y in tried),
+        made,
         left,
         reached,
         {weight: f"times {gain / size:.3g}"},
@@ -136,7 +141,8 @@ def _spread_memories(sample: LayerSample, tolerance: float, trials: int) -> Laye
     shift, found = nearest(tried, target)
     sample.block("bias_ih", keep).copy_(spread + shift)
     reached = keep == "z" or abs(found - target) <= tolerance
-    longest = max(sample.longest - 1, 1)
+    longest = sample.longest - 1
+    made = tuple(Trial("shift", x, "leak", y, target) for x, y in tried)
     shifted = f"shift {shift:.3g}" if keep == "f" else "no shift in a GRU"
     biases = f"{keep}: ln u, u from 1 to {longest}, {shifted}"
     left = (
@@ -144,10 +150,10 @@ def _spread_memories(sample: LayerSample, tolerance: float, trials: int) -> Laye
         f"{sample.longest} steps, without input {target:.3g}"
     )
     if not reached:
-        left += f", which is out of reach: {_obstacle(shift, *SHIFTS, trials)}"
+        left += f", which is out of reach: {_obstacle(made, shift, SHIFTS)}"
     return LayerCalibration(
         name,
-        tuple(Trial("shift", x, "leak", y, target) for x, y in tried),
+        made,
         left,
         reached,
         {
@@ -163,17 +169,34 @@ def memory_biases(size: int, longest: int) -> Tensor:
     What `chrono` draws, without its scatter: units are interchangeable before training.
     """
     steps = (torch.arange(size, dtype=torch.float64) + 0.5) / size
-    return torch.log(1 + steps * max(longest - 2, 0))
+    return torch.log(1 + steps * (longest - 2))
 
 
 def _left_alone(name: str, why: str) -> LayerCalibration:
     return LayerCalibration(name, (), f"left as it is: {why}", reached=False)
 
 
-def _obstacle(value: float, low: float, high: float, trials: int) -> str:
-    if value in (low, high):
-        return "no smaller value is tried" if value == low else "no larger value is tried"
-    return f"no value of {trials} trials came nearer"
+def _obstacle(made: Sequence[Trial], chosen: float, bounds: tuple[float, float]) -> str:
+    low, high = bounds
+    if math.isclose(chosen, low):
+        return "no smaller value is tried"
+    if math.isclose(chosen, high):
+        return "no larger value is tried"
+    if len(made) == 1:
+        return "there was only one trial"
+    reason = f"none of {len(made)} trials came nearer"
+    if any(math.isclose(trial.value, high) for trial in made):
+        return f"{reason}, up to the largest value, {high:g}"
+    if any(math.isclose(trial.value, low) for trial in made):
+        return f"{reason}, down to the smallest value, {low:g}"
+    return reason
+
+
+def _share(logarithm: float) -> str:
+    """As a percentage where that says something, otherwise as a power of ten."""
+    if -5 < logarithm < 5:
+        return f"{math.exp(logarithm):.0%}"
+    return f"10^{logarithm / math.log(10):.3g}"
 
 
 def _write(parameter: torch.nn.Parameter, value: Tensor) -> None:

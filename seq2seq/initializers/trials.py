@@ -4,8 +4,9 @@ What is tried and what it should come to is left to the methods: `sweet_spot` an
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from torch import nn
 
@@ -54,23 +55,24 @@ def search(
     start: float,
     low: float,
     high: float,
-    slope: float,
+    slope: float | None,
     target: float,
     tolerance: float,
     trials: int,
 ) -> list[tuple[float, float]]:
-    """Look for the value at which a growing function of one number is a target.
+    """Look for the value at which a function of one number is a target.
 
-    Bisection between the nearest values below and above the target, quickened by the secant
-    through them, which may not come nearer to either than a tenth of their distance. Until both are
-    known, the next value is where the function would be the target if it grew by ``slope``. A
+    Bisection between the nearest two values with the target between them, quickened by the secant
+    through them, which may not come nearer to either than a tenth of their distance. Until there
+    are two, the next value is where the function would be the target if it grew by ``slope``;
+    without a slope values further and further from the first are tried on both sides of it. A
     function that overflows counts as infinite.
 
     Args:
         measure: the function.
         start: the first value.
         low, high: nothing beyond them is tried.
-        slope: growth of the function near the start, above 0.
+        slope: growth of the function near the start, above 0; None if it may fall or be flat.
         target: what the function should be.
         tolerance: how far from it is near enough.
         trials: most values to try, at least 1.
@@ -80,6 +82,7 @@ def search(
     """
     tried: list[tuple[float, float]] = []
     value = min(max(start, low), high)
+    around = _around(value, low, high)
     while len(tried) < trials:
         try:
             found = measure(value)
@@ -88,15 +91,20 @@ def search(
         tried.append((value, found))
         if abs(found - target) <= tolerance:
             break
-        below = max((one for one in tried if one[1] < target), default=None)
-        above = min((one for one in tried if one[1] >= target), default=None)
-        if below is None or above is None:
+        crossings = [
+            pair
+            for pair in pairwise(sorted(tried))
+            if (pair[0][1] < target) != (pair[1][1] < target)
+        ]
+        if crossings:
+            value = _between(*min(crossings, key=lambda pair: pair[1][0] - pair[0][0]), target)
+        elif slope is None:
+            value = next(around, value)
+        else:
             step = (target - found) / slope if math.isfinite(found) else low - value
             value = min(max(value + step, low), high)
-        else:
-            value = _between(below, above, target)
         if any(value == one for one, _ in tried):
-            break  # a bound that doesn't reach the target
+            break  # the bounds don't reach the target
     return tried
 
 
@@ -112,7 +120,21 @@ def nearest(tried: list[tuple[float, float]], target: float) -> tuple[float, flo
     return value, found
 
 
-def _between(below: tuple[float, float], above: tuple[float, float], target: float) -> float:
-    (left, low), (right, high) = below, above
-    share = 0.5 if math.isinf(high) else (target - low) / (high - low)
+def _around(start: float, low: float, high: float) -> Iterator[float]:
+    """Values 0.1 below and above the start, then each twice as far, to the bounds."""
+    reach = 0.1
+    below = above = start
+    while below > low or above < high:
+        if below > low:
+            below = max(start - reach, low)
+            yield below
+        if above < high:
+            above = min(start + reach, high)
+            yield above
+        reach *= 2
+
+
+def _between(one: tuple[float, float], other: tuple[float, float], target: float) -> float:
+    (left, before), (right, after) = one, other
+    share = (target - before) / (after - before) if math.isfinite(after - before) else 0.5
     return left + min(max(share, 0.1), 0.9) * (right - left)

@@ -370,6 +370,20 @@ def test_what_the_user_sets_is_left_alone(task: Callable[..., Task]) -> None:
     assert (total[0] == -1).all() and total[1].std() > 0.1
 
 
+def test_a_gain_of_the_users_is_where_the_search_of_a_plain_rnn_begins_but_stays_in_an_lstm(
+    task: Callable[..., Task],
+) -> None:
+    encoder, _ = task("rnn_tanh", "recurrent.gain=1.7").calibrate()
+    assert encoder.trials[0].value == pytest.approx(1.7) and encoder.reached
+    assert len(encoder.trials) > 1
+    for cell, gates in (("lstm", 4), ("gru", 3)):
+        made = task(cell, "recurrent.gain=0.6")
+        made.calibrate()
+        for layer in layers(made):
+            blocks = layer.rnn.weight_hh_l0.detach().chunk(gates)
+            assert all(torch.allclose(b.T @ b, 0.36 * torch.eye(48), atol=1e-5) for b in blocks)
+
+
 def test_the_target_the_tolerance_and_the_number_of_trials_act(task: Callable[..., Task]) -> None:
     strong, weak = (task("rnn_tanh").calibrate(attenuation=value)[0] for value in (-1.0, -2.0))
     assert strong.trials[-1].value > weak.trials[-1].value
@@ -588,6 +602,16 @@ def test_a_network_that_overflows_on_the_batch_is_refused_in_a_sentence(compose:
     config = compose("model=rnn", "initializer=calibrated", "initializer.embedding.scale=1e39")
     with pytest.raises(ValueError, match="can't be calibrated .* initializer.calibration=null"):
         weights_after(config)
+
+
+def test_a_layer_that_returns_something_else_than_its_weights_say_is_refused_by_its_name(
+    task: Callable[..., Task],
+) -> None:
+    made = task("rnn_tanh")
+    layer = made.model.encoder.layers[0].forward_layer
+    layer.register_forward_hook(lambda _, __, result: result._replace(output=result.output * 1.01))
+    with pytest.raises(FloatingPointError, match="^encoder/layer0/forward can't be measured, the"):
+        made.calibrate()
 
 
 @pytest.mark.parametrize("model", ["rnn", "lstm", "gru"])
