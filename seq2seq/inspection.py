@@ -108,9 +108,9 @@ def measure(config: DictConfig, *, advice: bool = True) -> Inspection:
     try:
         reports = list(laboratory.report({}))
         change = advise(laboratory, reports) if advice else None
-    except FloatingPointError as error:
+    except ArithmeticError as error:  # it overflows, or is too large for its recomputation
         raise ValueError(
-            f"the network overflows on its first batch ({error}): choose a far "
+            f"the network overflows on its first batch, or nearly ({error}): choose a far "
             "smaller gain or scale, such as those of initializer=orthogonal"
         ) from error
     return Inspection(reports, [judge(report) for report in reports], change)

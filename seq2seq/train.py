@@ -126,7 +126,7 @@ def _inspect(
 
     try:
         reports = measure_layers(module.model, datamodule.split("train"))
-    except FloatingPointError as error:
+    except ArithmeticError as error:  # the network overflows, or is too large to recompute
         logger.warning("nothing was measured before training: %s", error)
         return
     for report in reports:

@@ -178,7 +178,7 @@ def test_a_folder_with_an_inspection_is_refused_in_a_sentence(
 
 def test_a_network_that_overflows_is_refused_in_a_sentence(compose: Compose) -> None:
     exploding = ("model=rnn", "model.cell=rnn_relu", "initializer.recurrent.gain=1e150")
-    with pytest.raises(ValueError, match="overflows on its first batch .*initializer=orthogonal"):
+    with pytest.raises(ValueError, match="overflows on its first batch.*initializer=orthogonal"):
         inspect(compose(*exploding))
 
 
