@@ -420,7 +420,7 @@ class ForwardSignalConfig(CallbackConfig):
 class SpectrumConfig(CallbackConfig):
     """Arguments of :class:`seq2seq.callbacks.spectrum.Spectrum`."""
 
-    every_n_steps: int = 500
+    every_n_steps: int = 1000
     examples: int = 16
     exponents: int = 32
 

@@ -38,7 +38,7 @@ class Spectrum(LayerProbe):
     """
 
     def __init__(
-        self, *, every_n_steps: int = 500, examples: int = 16, exponents: int = 32
+        self, *, every_n_steps: int = 1000, examples: int = 16, exponents: int = 32
     ) -> None:
         super().__init__(group="spectrum", every_n_steps=every_n_steps, examples=examples)
         check_at_least_one(self.group, exponents=exponents)
