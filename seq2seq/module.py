@@ -130,7 +130,8 @@ class TranslationModule(lightning.LightningModule):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        self.log("train/gradient_norm", norm, batch_size=1)
+        if self._is_logged():
+            self.log("train/gradient_norm", norm, batch_size=1)
         # A loss scaler expects overflows now and then, and skips those steps by itself.
         if self.trainer.scaler is None and not torch.isfinite(norm):
             self._refuse_gradient()
@@ -138,10 +139,9 @@ class TranslationModule(lightning.LightningModule):
             return
         torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
         clipped = (norm > gradient_clip_val).float()
-        self.log("train/clipped_steps", clipped, on_step=False, on_epoch=True, batch_size=1)
         self._clipped.append(clipped)
         if self._is_logged():
-            self.log("train/clipped_share", torch.stack(self._clipped).mean(), batch_size=1)
+            self.log("train/clipped_steps", torch.stack(self._clipped).mean(), batch_size=1)
             after = norm.clamp(max=gradient_clip_val)
             self.log("train/gradient_norm_after_clipping", after, batch_size=1)
             self._clipped.clear()

@@ -300,7 +300,7 @@ def figure_of(runs: Sequence[Run], wanted: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("no run has a loss or was measured")
     if not keys:
         raise ValueError("the runs differ in nothing but their seed")
-    numbers = [key for key in keys if all(_is_number(run.overrides.get(key)) for run in runs)]
+    numbers = [key for key in keys if all(is_number(run.overrides.get(key)) for run in runs)]
     axis = (numbers or keys)[0]
     lines, panels, *_ = [*(key for key in keys if key != axis), None, None]
     return {
@@ -395,7 +395,8 @@ def typed(value: Value) -> str:
             return str(value)
 
 
-def _is_number(value: Value) -> bool:
+def is_number(value: Value) -> bool:
+    """Whether it can stand on an axis; True and False are names there."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -7,7 +7,7 @@ its band goes from the lowest to the highest. Which runs there are is the busine
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,9 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from seq2seq.diagnostics.gradient_profile import SMALLEST_NORM
-
-if TYPE_CHECKING:
-    from seq2seq.sweep import Run, Value
+from seq2seq.sweep import Run, Value, is_number
 
 KINDS = ("lines", "matrix", "profile")
 
@@ -135,7 +133,7 @@ def _draw_lines(
     logarithmic: Sequence[str],
 ) -> None:
     places = _values(runs, x)
-    numeric = all(_is_number(value) for value in places)
+    numeric = all(is_number(value) for value in places)
     at: Mapping[Value, float] = {
         value: float(value) if numeric else index  # type: ignore[arg-type]
         for index, value in enumerate(places)
@@ -269,7 +267,7 @@ def _require(runs: "Sequence[Run]", key: str, name: str | None) -> None:
 
 def _require_numbers(runs: "Sequence[Run]", names: Sequence[str]) -> None:
     for name in names:
-        if not any(_is_number(run.value(name)) for run in runs):
+        if not any(is_number(run.value(name)) for run in runs):
             raise ValueError(f"figure.y={name} holds no numbers")
 
 
@@ -277,7 +275,7 @@ def _require_positive(runs: "Sequence[Run]", name: str, axes: Sequence[str | Non
     if name not in axes:
         raise ValueError(f"figure.logarithmic={name} is neither figure.x nor in figure.y")
     values = [run.value(name) for run in runs]
-    if any(_is_number(value) and value <= 0 for value in values):  # type: ignore[operator]
+    if any(is_number(value) and value <= 0 for value in values):  # type: ignore[operator]
         raise ValueError(f"figure.logarithmic={name}: some values are not above 0")
 
 
@@ -286,24 +284,20 @@ def _values(runs: "Sequence[Run]", name: str | None) -> "list[Value]":
     if name is None:
         return [None]
     values = list(dict.fromkeys(run.value(name) for run in runs))
-    if all(_is_number(value) for value in values):
+    if all(is_number(value) for value in values):
         return sorted(values)  # type: ignore[type-var]
     return values
 
 
 def _finite(runs: "Sequence[Run]", x: str, value: "Value", y: str) -> list[float]:
     found = [run.value(y) for run in runs if run.value(x) == value]
-    return [float(one) for one in found if _is_number(one) and math.isfinite(one)]  # type: ignore[arg-type]
+    return [float(one) for one in found if is_number(one) and math.isfinite(one)]  # type: ignore[arg-type]
 
 
 def _mean(values: Sequence[float], *, geometric: bool = False) -> float:
     if geometric and min(values) > 0:
         return math.exp(sum(map(math.log, values)) / len(values))
     return sum(values) / len(values)
-
-
-def _is_number(value: "Value") -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _shown(value: "Value") -> str:

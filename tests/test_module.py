@@ -30,7 +30,7 @@ def test_norms_before_and_after_clipping_and_the_share_of_clipped_steps_are_curv
     assert after == pytest.approx({step: min(norm, 0.25) for step, norm in norms.items()}, rel=1e-5)
 
     clipped = [norm > 0.25 for norm in norms.values()]
-    shares = curve(tmp_path / "some", "train/clipped_share")
+    shares = curve(tmp_path / "some", "train/clipped_steps")
     assert list(shares) == [4, 9, 14, 19]
     expected = [sum(clipped[step - 4 : step + 1]) / 5 for step in shares]
     assert list(shares.values()) == pytest.approx(expected)

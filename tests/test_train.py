@@ -266,6 +266,7 @@ def test_fp16_gradients_are_clipped_after_the_loss_scale_is_taken_out(
             accelerator="cpu",
             plugins=plugins,
             max_steps=3,
+            log_every_n_steps=1,
             gradient_clip_val=0.01,
             logger=False,
             enable_checkpointing=False,
