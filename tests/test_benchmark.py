@@ -130,7 +130,8 @@ def test_every_loop_is_measured_and_its_parts_are_named(
 ) -> None:
     import benchmark_training
 
-    sizes = "--steps 2 --rounds 1 --hidden 4 --batch 3 --often 2".split()
+    # Of the 12 steps after the warm-up, the 20th of the run is the one whose figures are logged.
+    sizes = "--steps 12 --rounds 1 --hidden 4 --batch 3 --often 2".split()
     benchmark_training.main([*sizes, "--setting", "sentences", "--decoder", decoder])
 
     printed = capsys.readouterr().out.splitlines()
