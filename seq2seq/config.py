@@ -507,7 +507,7 @@ class CallbacksConfig:
 
 @dataclass
 class FigureConfig:
-    """Arguments of :func:`seq2seq.sweep_figure.draw`, beside the runs."""
+    """Arguments of :func:`seq2seq.sweep.figure.draw`, beside the runs."""
 
     kind: str = "lines"
     x: str | None = None

@@ -24,7 +24,7 @@ from seq2seq.assembly import (
 )
 from seq2seq.config import config_folder, plain, register
 from seq2seq.instantiate import check_targets
-from seq2seq.sweep import lost, only_warnings
+from seq2seq.sweep.record import lost, only_warnings
 
 if TYPE_CHECKING:
     from seq2seq.data.batch import EncodedSplit

@@ -41,7 +41,7 @@ LISTED_TARGETS = frozenset(
 REFUSED_MODULES = frozenset(
     {
         *("assembly", "config", "evaluate", "inspection", "instantiate", "measurement"),
-        *("records", "report", "status", "sweep", "sweep_figure", "train", "translate"),
+        *("records", "report", "status", "sweep", "train", "translate"),
     }
 )
 

@@ -31,7 +31,7 @@ from seq2seq.config import config_folder, plain, register
 from seq2seq.figures import Figures, table
 from seq2seq.instantiate import check_targets, instantiate
 from seq2seq.records import write_json
-from seq2seq.sweep import end_early, lost, only_warnings
+from seq2seq.sweep.record import end_early, lost, only_warnings
 
 if TYPE_CHECKING:
     import lightning

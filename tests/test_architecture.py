@@ -49,7 +49,6 @@ LAYERS = {
     "report": 4,
     "status": 4,
     "sweep": 4,
-    "sweep_figure": 4,
     "train": 4,
     "translate": 4,
 }

@@ -20,7 +20,8 @@ from PIL import Image
 from seq2seq import inspection
 from seq2seq.assembly import check_sizes, check_training
 from seq2seq.config import config_folder, register
-from seq2seq.sweep import FIGURE, TABLE
+from seq2seq.sweep.figure import FIGURE
+from seq2seq.sweep.table import TABLE
 
 FOLDER = Path(config_folder()) / "experiment"
 EXPERIMENTS = sorted(path.stem for path in FOLDER.glob("*.yaml"))

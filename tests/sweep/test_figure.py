@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from seq2seq.sweep import Run
-from seq2seq.sweep_figure import draw
+from seq2seq.sweep.figure import draw
+from seq2seq.sweep.runs import Run
 
 
 @pytest.fixture

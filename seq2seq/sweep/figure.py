@@ -16,9 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from seq2seq.diagnostics.gradient_profile import SMALLEST_NORM
-from seq2seq.sweep import Run, Value, is_number
+from seq2seq.sweep.runs import Run, Value, is_number, swept
 
 KINDS = ("lines", "matrix", "profile")
+
+FIGURE = "sweep.png"
 
 # The lowest share that a profile shows.
 _LOWEST_NORM = 1e-12
@@ -39,8 +41,49 @@ def check_figure(kind: str, *, lines: str | None, x: str | None, y: Sequence[str
         raise ValueError("figure.kind=matrix needs figure.lines, the rows of the matrix")
 
 
+def names(names: Any) -> list[str]:
+    """What a key of the figure names: nothing, one name, or a list of them."""
+    return [] if names is None else [names] if isinstance(names, str) else list(names)
+
+
+def figure_of(runs: Sequence[Run], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of :func:`draw`: the config's, or what suits the sweep.
+
+    Without an axis it is the first number that was swept, with a line for each value of the next
+    key; without a quantity the losses are drawn, with the slope below if it was measured.
+    """
+    measured = [
+        name
+        for name in ("test/loss", "slope")
+        if any(run.columns.get(name) is not None for run in runs)
+    ]
+    figure = {
+        **wanted,
+        "y": names(wanted["y"]) or measured or ["test/loss"],
+        "logarithmic": names(wanted["logarithmic"]),
+    }
+    if wanted["x"] is not None:
+        return figure
+    keys = [key for key in swept(runs) if key != "seed"]
+    if wanted["kind"] == "profile":
+        return {**figure, "lines": wanted["lines"] or (keys[0] if keys else None)}
+    if not measured:
+        raise ValueError("no run has a loss or was measured")
+    if not keys:
+        raise ValueError("the runs differ in nothing but their seed")
+    numbers = [key for key in keys if all(is_number(run.overrides.get(key)) for run in runs)]
+    axis = (numbers or keys)[0]
+    lines, panels, *_ = [*(key for key in keys if key != axis), None, None]
+    return {
+        **figure,
+        "x": axis,
+        "lines": wanted["lines"] or lines,
+        "panels": wanted["panels"] or panels,
+    }
+
+
 def draw(
-    runs: "Sequence[Run]",
+    runs: Sequence[Run],
     *,
     kind: str,
     x: str | None = None,
@@ -125,11 +168,11 @@ def draw(
 
 def _draw_lines(
     axes: Axes,
-    runs: "Sequence[Run]",
+    runs: Sequence[Run],
     x: str,
     y: str,
     lines: str | None,
-    labels: "Sequence[Value]",
+    labels: Sequence[Value],
     logarithmic: Sequence[str],
 ) -> None:
     places = _values(runs, x)
@@ -186,11 +229,11 @@ def _draw_lines(
 
 def _draw_matrix(
     axes: Axes,
-    runs: "Sequence[Run]",
+    runs: Sequence[Run],
     x: str,
     y: str,
     lines: str,
-    labels: "Sequence[Value]",
+    labels: Sequence[Value],
 ) -> None:
     places = _values(runs, x)
     means = np.full((len(labels), len(places)), np.nan)
@@ -223,7 +266,7 @@ def _draw_matrix(
 
 
 def _draw_profiles(
-    axes: Axes, runs: "Sequence[Run]", lines: str | None, labels: "Sequence[Value]"
+    axes: Axes, runs: Sequence[Run], lines: str | None, labels: Sequence[Value]
 ) -> None:
     for index, label in enumerate(labels):
         line = [run for run in runs if lines is None or run.value(lines) == label]
@@ -257,7 +300,7 @@ def _colour(index: int, count: int) -> Any:
     return matplotlib.colormaps[name](index % 20)
 
 
-def _require(runs: "Sequence[Run]", key: str, name: str | None) -> None:
+def _require(runs: Sequence[Run], key: str, name: str | None) -> None:
     if name is None or any(run.value(name) is not None for run in runs):
         return
     known = {known for run in runs for known in (*run.overrides, *run.columns)}
@@ -265,13 +308,13 @@ def _require(runs: "Sequence[Run]", key: str, name: str | None) -> None:
     raise ValueError(f"{key}={name} is known of no run; choose one of {', '.join(filled)}")
 
 
-def _require_numbers(runs: "Sequence[Run]", names: Sequence[str]) -> None:
+def _require_numbers(runs: Sequence[Run], names: Sequence[str]) -> None:
     for name in names:
         if not any(is_number(run.value(name)) for run in runs):
             raise ValueError(f"figure.y={name} holds no numbers")
 
 
-def _require_positive(runs: "Sequence[Run]", name: str, axes: Sequence[str | None]) -> None:
+def _require_positive(runs: Sequence[Run], name: str, axes: Sequence[str | None]) -> None:
     if name not in axes:
         raise ValueError(f"figure.logarithmic={name} is neither figure.x nor in figure.y")
     values = [run.value(name) for run in runs]
@@ -279,7 +322,7 @@ def _require_positive(runs: "Sequence[Run]", name: str, axes: Sequence[str | Non
         raise ValueError(f"figure.logarithmic={name}: some values are not above 0")
 
 
-def _values(runs: "Sequence[Run]", name: str | None) -> "list[Value]":
+def _values(runs: Sequence[Run], name: str | None) -> list[Value]:
     """Different values in order: numbers by size, anything else as first seen."""
     if name is None:
         return [None]
@@ -289,7 +332,7 @@ def _values(runs: "Sequence[Run]", name: str | None) -> "list[Value]":
     return values
 
 
-def _finite(runs: "Sequence[Run]", x: str, value: "Value", y: str) -> list[float]:
+def _finite(runs: Sequence[Run], x: str, value: Value, y: str) -> list[float]:
     found = [run.value(y) for run in runs if run.value(x) == value]
     return [float(one) for one in found if is_number(one) and math.isfinite(one)]  # type: ignore[arg-type]
 
@@ -300,7 +343,7 @@ def _mean(values: Sequence[float], *, geometric: bool = False) -> float:
     return sum(values) / len(values)
 
 
-def _shown(value: "Value") -> str:
+def _shown(value: Value) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

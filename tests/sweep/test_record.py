@@ -15,7 +15,9 @@ from PIL import Image
 from seq2seq import inspection
 from seq2seq.config import FigureConfig, plain
 from seq2seq.data.batch import EncodedSplit
-from seq2seq.sweep import FIGURE, TABLE, Run, figure_of, outcome, read_runs, swept, typed
+from seq2seq.sweep.figure import FIGURE, figure_of
+from seq2seq.sweep.runs import Run, read_runs, swept, typed
+from seq2seq.sweep.table import TABLE, outcome
 
 QUIET = (
     *("hydra.sweep.dir=sweep", "trainer.max_steps=3", "model=rnn"),
