@@ -70,7 +70,8 @@ def locked_versions() -> dict[str, str]:
 def test_the_lock_holds_one_exact_version_of_everything_that_pyproject_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     locked = locked_versions()
-    for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+    extras = [text for texts in project["optional-dependencies"].values() for text in texts]
+    for text in [*project["dependencies"], *extras]:
         wanted = Requirement(text)
         assert locked[canonicalize_name(wanted.name)] in wanted.specifier, text
     for name, version in locked.items():
