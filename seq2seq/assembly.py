@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from seq2seq.config import plain
+from seq2seq.figures import SMALLER_IS_BETTER
 from seq2seq.instantiate import instantiate
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def check_training(config: DictConfig) -> None:
     Raises:
         ValueError: naming the key, its value and the rule.
     """
-    from seq2seq.scoring import FIGURES, SMALLER_IS_BETTER
+    from seq2seq.scoring import FIGURES
 
     if config.trainer.devices != 1:
         raise ValueError(

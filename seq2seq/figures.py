@@ -1,4 +1,4 @@
-"""How figures at the end of a run are shown: one table.
+"""Figures at the end of a run: how they are shown, and which of them are better when smaller.
 
 Which figures there are is left to the entries that collect them.
 """
@@ -6,6 +6,8 @@ Which figures there are is left to the entries that collect them.
 from collections.abc import Mapping
 
 Figures = dict[str, float | int | str | None]
+
+SMALLER_IS_BETTER = ("loss", "perplexity", "edit_rate")
 
 
 def table(figures: Mapping[str, float | int | str | None]) -> str:

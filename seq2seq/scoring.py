@@ -18,7 +18,6 @@ from seq2seq.models.encoder_decoder import EncoderDecoder
 from seq2seq.translator import Translator
 
 FIGURES = ("loss", "perplexity", "token_accuracy", "bleu", "chrf", "exact_match", "edit_rate")
-SMALLER_IS_BETTER = ("loss", "perplexity", "edit_rate")
 
 
 class TranslatedPair(NamedTuple):

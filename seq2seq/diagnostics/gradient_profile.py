@@ -2,6 +2,7 @@
 
 Also the table that keeps the profiles of a run, one line of JSON each: what TensorBoard shows is
 thinned out, the table is whole. Where the norms come from is the business of `gradient_flow`.
+Only the averages need torch, so that a table can be read without it.
 """
 
 import json
@@ -10,11 +11,10 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from seq2seq.models.recurrent import reverse_by_length
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Below this a float32 gradient is gone: the smallest normal float32 is 1.2e-38.
 SMALLEST_NORM = 1e-38
@@ -90,7 +90,7 @@ def log_slope(norms: Sequence[float], *, first: int = 2) -> float:
 
 
 def root_mean_square(
-    norms: Tensor, lengths: Tensor, *, from_end: bool, min_examples: int
+    norms: "Tensor", lengths: "Tensor", *, from_end: bool, min_examples: int
 ) -> tuple[float, ...]:
     """Root mean square over the examples that are real at each distance.
 
@@ -104,6 +104,10 @@ def root_mean_square(
         norms: ``[rows, time]``; lengths: int64 ``[rows]``; returns as many values as the longest
         example has timesteps.
     """
+    import torch
+
+    from seq2seq.models.recurrent import reverse_by_length
+
     aligned = reverse_by_length(norms, lengths) if from_end else norms
     real = torch.arange(norms.size(1)) < lengths.unsqueeze(1)
     count = real.sum(0)
@@ -115,7 +119,7 @@ def root_mean_square(
 
 
 def gradient_profiles(
-    step: int, layer: str, norms: dict[str, Tensor], lengths: Tensor, *, min_examples: int
+    step: int, layer: str, norms: "dict[str, Tensor]", lengths: "Tensor", *, min_examples: int
 ) -> list[GradientProfile]:
     """One profile for each quantity of one layer.
 
