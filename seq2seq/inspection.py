@@ -58,7 +58,8 @@ def inspect(config: DictConfig, *, brief: bool = False) -> Inspection:
         ValueError, FileNotFoundError: one sentence for whatever the user can mend.
     """
     from seq2seq.diagnostics.layer_picture import draw_layers
-    from seq2seq.measurement import RECORD, write_reports
+    from seq2seq.measurement import write_reports
+    from seq2seq.records import INSPECTION
     from seq2seq.status import check_free, recorded
 
     folder = Path(config.run_folder)
@@ -66,15 +67,15 @@ def inspect(config: DictConfig, *, brief: bool = False) -> Inspection:
     with recorded(folder):
         found = measure(config, advice=not brief)
     if brief:
-        write_reports(folder / RECORD, found.reports)
+        write_reports(folder / INSPECTION, found.reports)
         for report, verdict in zip(found.reports, found.verdicts, strict=True):
             print(f"\t   {report.layer} {verdict}", flush=True)
         return found
     advice = _advice_text(found).partition("\n")[0]
     picture = draw_layers(found.reports, found.verdicts, title=_title(), advice=advice)
     (folder / PICTURE).write_bytes(picture)
-    write_reports(folder / RECORD, found.reports, found.advice)
-    print(f"{text(found)}\n\n{folder / PICTURE}\n{folder / RECORD}", flush=True)
+    write_reports(folder / INSPECTION, found.reports, found.advice)
+    print(f"{text(found)}\n\n{folder / PICTURE}\n{folder / INSPECTION}", flush=True)
     return found
 
 

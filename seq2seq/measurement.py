@@ -22,8 +22,6 @@ from seq2seq.models.encoder_decoder import EncoderDecoder
 from seq2seq.records import write_json
 from seq2seq.scoring import batch_loss
 
-RECORD = "inspection.json"
-
 # Examples that every figure is measured on.
 _EXAMPLES = 64
 # Fewer for calibration, which measures again and again: a trial then costs about what a training

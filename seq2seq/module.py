@@ -19,26 +19,8 @@ from seq2seq.decoding import NoTokenPossible
 from seq2seq.metrics import TranslationScores
 from seq2seq.models.encoder_decoder import EncoderDecoder
 from seq2seq.scoring import SplitScores, TranslatedPair, batch_loss
+from seq2seq.status import Diverged
 from seq2seq.translator import Translator
-
-
-class Diverged(RuntimeError):
-    """Training can't go on because the loss or a gradient is NaN or infinite.
-
-    Args:
-        what: one sentence that says where.
-        step: optimizer steps done before.
-        tensor: the first tensor that isn't finite.
-    """
-
-    def __init__(self, what: str, *, step: int, tensor: str) -> None:
-        self.step = step
-        self.tensor = tensor
-        super().__init__(
-            f"training diverged: {what.rstrip('.')}. Use a smaller optimizer.lr or "
-            "trainer.gradient_clip_val, or another initializer; the gradient flow of the run shows "
-            "which layer explodes"
-        )
 
 
 class TranslationModule(lightning.LightningModule):

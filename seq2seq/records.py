@@ -5,16 +5,24 @@ What stands in them is left to those who write them.
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
+
+METRICS, INSPECTION = "metrics.json", "inspection.json"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that others see whole or not at all, even if processes write it at once."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    with unfinished.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+    unfinished.replace(path)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write mappings, sequences, strings and numbers; what JSON has no number for becomes null."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    text = json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -33,12 +41,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same mapping or sequence with null for every number that isn't finite."""
     match value:
         case dict():
-            return {key: _finite(inner) for key, inner in value.items()}
+            return {key: finite(inner) for key, inner in value.items()}
         case list() | tuple():
-            return [_finite(inner) for inner in value]
+            return [finite(inner) for inner in value]
         case float():
             return value if math.isfinite(value) else None
         case _:

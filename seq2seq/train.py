@@ -30,7 +30,7 @@ from seq2seq.assembly import (
 from seq2seq.config import config_folder, plain, register
 from seq2seq.figures import Figures, table
 from seq2seq.instantiate import check_targets, instantiate
-from seq2seq.records import write_json
+from seq2seq.records import INSPECTION, METRICS, write_json
 from seq2seq.sweep.record import end_early, lost, only_warnings
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def train(config: DictConfig) -> Figures:
 
     Raises:
         ValueError, FileNotFoundError: one sentence for whatever the user can mend.
-        seq2seq.module.Diverged: if the loss or a gradient is no longer finite.
+        seq2seq.status.Diverged: if the loss or a gradient is no longer finite.
     """
     import lightning
 
@@ -112,7 +112,7 @@ def _train(config: DictConfig, folder: Path) -> Figures:
         verbose=False,
     )
     figures = summary(trainer, module, callbacks, folder)
-    write_json(folder / "metrics.json", figures)
+    write_json(folder / METRICS, figures)
     _log_hyperparameters(tensorboard, config, figures)
     return figures
 
@@ -122,7 +122,7 @@ def _inspect(
 ) -> None:
     """Measure every recurrent layer as training begins with it; say and keep what was found."""
     from seq2seq.diagnostics.verdict import judge
-    from seq2seq.measurement import RECORD, measure_layers, write_reports
+    from seq2seq.measurement import measure_layers, write_reports
 
     try:
         reports = measure_layers(module.model, datamodule.split("train"))
@@ -131,7 +131,7 @@ def _inspect(
         return
     for report in reports:
         logger.info("%s %s", report.layer, judge(report))
-    write_reports(folder / RECORD, reports)
+    write_reports(folder / INSPECTION, reports)
 
 
 def summary(
@@ -228,7 +228,7 @@ register()
 def _hydra_main(config: DictConfig) -> float | None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    from seq2seq.module import Diverged
+    from seq2seq.status import Diverged
 
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     if sweep:

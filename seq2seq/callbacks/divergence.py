@@ -10,12 +10,13 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from seq2seq.data.batch import Batch
-from seq2seq.module import Diverged, TranslationModule
+from seq2seq.module import TranslationModule
 from seq2seq.scoring import batch_loss
+from seq2seq.status import Diverged
 
 
 class StopOnDivergence(Callback):
-    """Raise :class:`~seq2seq.module.Diverged` before a bad loss can reach the weights.
+    """Raise :class:`~seq2seq.status.Diverged` before a bad loss can reach the weights.
 
     Args:
         folder: where the batch is kept, as ``diverged_batch.pt``: a dict of tensors that loads

@@ -14,7 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from seq2seq.records import read_json
+from seq2seq.records import INSPECTION, METRICS, read_json
+from seq2seq.status import read_status
 
 Value = float | int | str | bool | None
 
@@ -111,9 +112,6 @@ def _number(path: Path) -> tuple[int, str]:
 
 def read_run(folder: Path) -> Run:
     """One run from its folder; see :func:`read_runs`."""
-    from seq2seq.measurement import RECORD
-    from seq2seq.status import read_status
-
     columns: dict[str, Value] = dict.fromkeys(COLUMNS)
     columns["status"] = read_status(folder)["status"]
     config = OmegaConf.load(folder / ".hydra" / "config.yaml")
@@ -121,14 +119,14 @@ def read_run(folder: Path) -> Run:
     columns["initializer"] = choices.initializer
     columns["cell"], columns["width"] = config.model.cell, config.model.hidden_size
     transport: tuple[float, ...] = ()
-    if (folder / RECORD).is_file():
-        layers = read_json(folder / RECORD)["layers"]
+    if (folder / INSPECTION).is_file():
+        layers = read_json(folder / INSPECTION)["layers"]
         columns |= _measured(layers)
         transport = _numbers(layers[0]["transport"]["from_end"])
-    if (folder / "metrics.json").is_file():
+    if (folder / METRICS).is_file():
         columns |= {
             name: value
-            for name, value in read_json(folder / "metrics.json").items()
+            for name, value in read_json(folder / METRICS).items()
             if isinstance(value, (int, float))
         }
     return Run(folder, _overrides(folder), columns, transport)

@@ -1,10 +1,12 @@
 """A sweep in words and numbers: its table, and the lines that say how it ended."""
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from seq2seq.records import write_whole
 from seq2seq.sweep.runs import Run, Value, swept, typed
 
 TABLE = "sweep.csv"
@@ -19,15 +21,14 @@ def write_table(path: Path, runs: Sequence[Run]) -> None:
         for name in known
         if name not in keys and any(run.columns.get(name) is not None for run in runs)
     ]
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["run", *keys, *names])
-        for run in runs:
-            values = [run.overrides.get(key) for key in keys]
-            values += [run.columns.get(name) for name in names]
-            writer.writerow([run.folder.name, *(_cell(value) for value in values)])
-    unfinished.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["run", *keys, *names])
+    for run in runs:
+        values = [run.overrides.get(key) for key in keys]
+        values += [run.columns.get(name) for name in names]
+        writer.writerow([run.folder.name, *(_cell(value) for value in values)])
+    write_whole(path, text.getvalue())
 
 
 def outcome(runs: Sequence[Run]) -> str:
