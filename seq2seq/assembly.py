@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from seq2seq.config import plain
+from seq2seq.event_log import hyperparameters
 from seq2seq.figures import SMALLER_IS_BETTER
 from seq2seq.instantiate import instantiate
 
@@ -283,7 +284,9 @@ def build_callbacks(config: DictConfig, folder: Path) -> list["lightning.Callbac
     from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 
     from seq2seq.callbacks.best_checkpoint import BestCheckpoint
+    from seq2seq.callbacks.charts import ChartLayout
     from seq2seq.callbacks.divergence import StopOnDivergence
+    from seq2seq.callbacks.hparams import HParams
     from seq2seq.callbacks.last_checkpoint import LastCheckpoint
     from seq2seq.callbacks.progress import ProgressBar
     from seq2seq.callbacks.random_state import RandomState
@@ -305,13 +308,18 @@ def build_callbacks(config: DictConfig, folder: Path) -> list["lightning.Callbac
     for group in ("forward_signal", "weight_gradient", "spectrum", "update_ratio"):
         if chosen[group] is not None:
             callbacks.append(instantiate(chosen[group]))
-    if chosen.sample_translations is not None:
-        callbacks.append(instantiate(chosen.sample_translations))
+    for group in ("sample_translations", "attention_pictures"):
+        if chosen[group] is not None:
+            callbacks.append(instantiate(chosen[group]))
     if chosen.target.loss is not None:
         callbacks.append(StepsToTarget(**plain(chosen.target)))
     if config.trainer.fast_dev_run:
         return callbacks
-    callbacks.append(LearningRateMonitor(logging_interval="step"))
+    callbacks += [
+        LearningRateMonitor(logging_interval="step"),
+        ChartLayout(),
+        HParams(values=hyperparameters(config, swept=None, choices={})),
+    ]
     if chosen.early_stopping is not None:
         callbacks.append(EarlyStopping(**plain(chosen.early_stopping)))
     if chosen.best_checkpoint is not None:

@@ -448,6 +448,13 @@ class SampleTranslationsConfig(CallbackConfig):
 
 
 @dataclass
+class AttentionPicturesConfig(CallbackConfig):
+    """Arguments of :class:`seq2seq.callbacks.attention_pictures.AttentionPictures`."""
+
+    count: int = 2
+
+
+@dataclass
 class ThroughputConfig(CallbackConfig):
     """Arguments of :class:`seq2seq.callbacks.progress.Throughput`."""
 
@@ -498,11 +505,20 @@ class CallbacksConfig:
     weight_gradient: WeightGradientConfig | None = None
     update_ratio: UpdateRatioConfig | None = None
     sample_translations: SampleTranslationsConfig | None = None
+    attention_pictures: AttentionPicturesConfig | None = None
     throughput: ThroughputConfig = field(default_factory=ThroughputConfig)
     best_checkpoint: BestCheckpointConfig | None = None
     last_checkpoint: LastCheckpointConfig | None = None
     early_stopping: EarlyStoppingConfig | None = None
     target: StepsToTargetConfig = field(default_factory=StepsToTargetConfig)
+
+
+@dataclass
+class SweepConfig:
+    """How a sweep goes on, and what it tells its sweeper."""
+
+    resume: str | None = None
+    objective: str = "test/loss"
 
 
 @dataclass
@@ -538,6 +554,7 @@ class TrainConfig:
     initialization_seed: int = MISSING
     threads: int | None = None
     inspect: bool = False
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     figure: FigureConfig = field(default_factory=FigureConfig)
     ckpt_path: str | None = None
     run_folder: str = "${hydra:runtime.output_dir}"

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -27,15 +27,18 @@ from seq2seq.assembly import (
     report_weights,
     use_threads,
 )
-from seq2seq.config import config_folder, plain, register
+from seq2seq.config import config_folder, register
+from seq2seq.event_log import event_logger
 from seq2seq.figures import Figures, table
 from seq2seq.instantiate import check_targets, instantiate
 from seq2seq.records import INSPECTION, METRICS, write_json
-from seq2seq.sweep.record import end_early, lost, only_warnings
+from seq2seq.status import Diverged, check_free, recorded
+from seq2seq.sweep.job import run_job
+from seq2seq.sweep.plan import this_place
+from seq2seq.sweep.record import start
 
 if TYPE_CHECKING:
     import lightning
-    from lightning.pytorch.loggers import TensorBoardLogger
 
     from seq2seq.data.datamodule import TranslationDataModule
     from seq2seq.module import TranslationModule
@@ -59,8 +62,6 @@ def train(config: DictConfig) -> Figures:
     """
     import lightning
 
-    from seq2seq.status import check_free, recorded
-
     _quieten()
     check_targets(config)
     # Every job of a sweep sets its own seeds: they share one process.
@@ -80,15 +81,17 @@ def _train(config: DictConfig, folder: Path) -> Figures:
     from seq2seq.callbacks.best_checkpoint import BestCheckpoint
     from seq2seq.callbacks.progress import Throughput
     from seq2seq.checkpoint import check_resumable
+    from seq2seq.curves import CurveTable
 
     callbacks = build_callbacks(config, folder)  # what is wrong with one shows before data is read
     datamodule = build_datamodule(config)
     module = build_module(config, datamodule)
-    ckpt_path = None
+    ckpt_path, done = None, 0
     if config.ckpt_path is not None:
         ckpt_path = Path(config.ckpt_path)
-        check_resumable(ckpt_path, module.description)
-    tensorboard = _tensorboard(folder)
+        done = check_resumable(ckpt_path, module.description)
+    tensorboard = event_logger(event_folder(folder), before_step=done)
+    curves = CurveTable(folder=folder, before_step=done)
     report = report_weights(initialize_weights(config, module, datamodule.split("train")))
     tensorboard.experiment.add_text("initialization", report, 0)
     if config.inspect and ckpt_path is not None:
@@ -96,7 +99,7 @@ def _train(config: DictConfig, folder: Path) -> Figures:
     elif config.inspect:
         _inspect(module, datamodule, folder)
     trainer: lightning.Trainer = instantiate(
-        config.trainer, callbacks=callbacks, logger=tensorboard, default_root_dir=folder
+        config.trainer, callbacks=callbacks, logger=[tensorboard, curves], default_root_dir=folder
     )
     trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
     throughput = next(one for one in callbacks if isinstance(one, Throughput))
@@ -113,8 +116,13 @@ def _train(config: DictConfig, folder: Path) -> Figures:
     )
     figures = summary(trainer, module, callbacks, folder)
     write_json(folder / METRICS, figures)
-    _log_hyperparameters(tensorboard, config, figures)
     return figures
+
+
+def event_folder(folder: Path) -> Path:
+    """Where TensorBoard's events of a run lie: those of a sweep's runs all in one place."""
+    place = this_place()
+    return folder / "tensorboard" if place is None else place.sweep / "tensorboard" / place.name
 
 
 def _inspect(
@@ -154,7 +162,7 @@ def summary(
     signatures = module.signatures()
     best = folder / "checkpoints" / "best.ckpt"
     last = folder / "checkpoints" / "last.ckpt"
-    tensorboard = folder / "tensorboard"
+    tensorboard = event_folder(folder)
     return {
         **figures,
         "train/target_tokens_per_second": throughput.tokens_per_second,
@@ -171,38 +179,6 @@ def summary(
             "--samples_per_plugin images=100,scalars=5000"
         ),
     }
-
-
-def _tensorboard(folder: Path) -> "TensorBoardLogger":
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    return TensorBoardLogger(
-        save_dir=folder, name="", version="tensorboard", default_hp_metric=False
-    )
-
-
-def _log_hyperparameters(
-    tensorboard: "TensorBoardLogger", config: DictConfig, figures: Figures
-) -> None:
-    """Fill the HParams tab: the config flat, and the test figures under tags of their own."""
-    flat: dict[str, Any] = {}
-
-    def flatten(prefix: str, node: Any) -> None:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                flatten(f"{prefix}.{key}" if prefix else str(key), value)
-        elif isinstance(node, (bool, int, float, str)):
-            flat[prefix] = node
-
-    groups = ("model", "initializer", "optimizer", "scheduler", "data", "batch")
-    flatten("", {"seed": config.seed, **{group: plain(config[group]) for group in groups}})
-    metrics = {
-        f"hp/{name.removeprefix('test/')}": value
-        for name, value in figures.items()
-        if name.startswith("test/") and isinstance(value, float) and math.isfinite(value)
-    }
-    tensorboard.log_hyperparams(flat, metrics)
-    tensorboard.save()
 
 
 def _quieten() -> None:
@@ -228,42 +204,24 @@ register()
 def _hydra_main(config: DictConfig) -> float | None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    from seq2seq.status import Diverged
-
-    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    if sweep:
-        only_warnings()
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return run_job(config, train)
     try:
         figures = train(config)
-    except Exception as error:
-        if sweep:
-            return lost(Path(config.run_folder), error)
-        if isinstance(error, (ValueError, OSError, MisconfigurationException, Diverged)):
-            sys.exit(f"error: {error}")
-        raise
+    except (ValueError, OSError, MisconfigurationException, Diverged) as error:
+        sys.exit(f"error: {error}")
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into an exit
         last = Path(config.run_folder) / "checkpoints" / "last.ckpt"
         # In the same folder, so that the best checkpoint so far stays the one to beat.
         hint = f"; go on with ckpt_path={last} hydra.run.dir={config.run_folder}"
-        hint = hint if last.is_file() else ""
-        if sweep:
-            hint = f"; {end_early(Path(config.run_folder).parent)}"
-        sys.exit(f"\ninterrupted{hint}")  # below the progress bar
-    objective = figures.get("test/loss")
-    objective = objective if isinstance(objective, float) else math.inf
-    if sweep:
-        print(f"\t   test/loss {objective:.4f}, {figures['train/seconds']:.1f} s", flush=True)
-    else:
-        print(table(figures), flush=True)
-    return objective if math.isfinite(objective) else math.inf
+        sys.exit(f"\ninterrupted{hint if last.is_file() else ''}")  # below the progress bar
+    print(table(figures), flush=True)
+    return None
 
 
 def main() -> None:
     """Entry of ``seq2seq-train``."""
-    try:
-        _hydra_main()
-    except OSError as error:  # Hydra makes the run's folder before anything of ours runs
-        sys.exit(f"error: {error}")
+    start(_hydra_main, app="seq2seq-train")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ LAYERS = {
     # 4: Hydra
     "assembly": 4,
     "config": 4,
+    "event_log": 4,
     "evaluate": 4,
     "inspection": 4,
     "instantiate": 4,

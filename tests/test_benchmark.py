@@ -168,7 +168,7 @@ def test_every_group_of_diagnostics_of_the_config_is_measured() -> None:
 
     from seq2seq.config import CallbackConfig, CallbacksConfig
 
-    of_its_own = {"sample_translations", "throughput"}
+    of_its_own = {"attention_pictures", "sample_translations", "throughput"}
     groups = {
         name
         for name, kind in get_type_hints(CallbacksConfig).items()

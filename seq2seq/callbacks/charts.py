@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 from PIL import Image
@@ -17,6 +17,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 
 Charts = dict[str, dict[str, list[Any]]]
 """Charts that gather tags, by section of the Custom Scalars tab and title."""
+
+COMPARISON = "Compare runs"
+"""The section whose charts have one tag each."""
 
 
 @runtime_checkable
@@ -35,20 +38,33 @@ def charted(trainer: Trainer) -> list[Charted]:
     return [callback for callback in _callbacks(trainer) if isinstance(callback, Charted)]
 
 
-def lay_out(trainer: Trainer, pl_module: LightningModule, caller: Charted) -> None:
-    """Write the charts of all callbacks, if the caller is the first of them.
+class ChartLayout(Callback):
+    """Lay out the Custom Scalars tab: charts that compare runs, then those of all diagnostics.
 
-    A writer keeps one layout: a second would replace the first.
+    In the first section each chart has one tag, so that each run is one line; there the training
+    module's own figures stand beside what the diagnostics put there. TensorBoard joins the layouts
+    of several runs by the titles of their sections.
     """
-    every = charted(trainer)
-    if every[0] is not caller:
-        return
-    layout: Charts = {}
-    for callback in every:
-        for section, charts in callback.charts(pl_module).items():
-            layout.setdefault(section, {}).update(charts)
-    for writer in writers(trainer):
-        writer.add_custom_scalars(layout)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the layout, once: of a writer's layouts TensorBoard keeps the first."""
+        layout: Charts = {COMPARISON: _figures(trainer)}
+        for callback in charted(trainer):
+            for section, charts in callback.charts(pl_module).items():
+                layout.setdefault(section, {}).update(charts)
+        for writer in writers(trainer):
+            writer.add_custom_scalars(layout)
+
+
+def _figures(trainer: Trainer) -> dict[str, list[Any]]:
+    """One chart of each figure of the training module that tells runs apart."""
+    figures = {
+        "training loss": "train/loss",
+        "gradient norm before clipping": "train/gradient_norm",
+    }
+    if trainer.enable_validation:
+        figures |= {"validation loss": "val/loss", "validation exact match": "val/exact_match"}
+    return {title: multiline(f"{tag}$") for title, tag in figures.items()}
 
 
 def multiline(*tags: str) -> list[Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 
 from seq2seq.callbacks.charts import (
+    COMPARISON,
     Charts,
     charted,
     multiline,
@@ -124,7 +125,7 @@ class GradientFlow(LayerProbe):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the table, from where a resumed run goes on, and lay out TensorBoard's charts."""
+        """Open the table, from where a resumed run goes on."""
         super().on_train_start(trainer, pl_module)
         self._history.clear()
         self._table = None
@@ -245,8 +246,15 @@ class GradientFlow(LayerProbe):
         return found
 
     def charts(self, pl_module: LightningModule) -> Charts:
-        """Norms by distance of each layer, and slope and attenuation of all layers together."""
+        """Norms by distance of each layer, and slope and attenuation of all layers together.
+
+        For comparing runs, the slope of the transport of each layer.
+        """
         return {
+            COMPARISON: {
+                f"transport slope, {layer}": multiline(f"gradient_flow/{layer}/transport/slope$")
+                for layer in self._layers
+            },
             "Gradient flow": {
                 f"{number} of all layers, {quantity}": multiline(
                     f"gradient_flow/.*/{quantity}/{number}$"

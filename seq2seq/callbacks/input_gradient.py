@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from seq2seq.callbacks.charts import Charts, lay_out, multiline, write_scalars
+from seq2seq.callbacks.charts import Charts, multiline, write_scalars
 from seq2seq.callbacks.layer_probe import check_at_least_one, recurrent_layers
 from seq2seq.data.batch import Batch
 from seq2seq.diagnostics.gradient_profile import append_gradient_flow, cut_gradient_flow
@@ -71,7 +71,7 @@ class InputGradient(Callback):
         self._batch: Batch | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the table, from where a resumed run goes on, and lay out TensorBoard's charts."""
+        """Open the table, from where a resumed run goes on."""
         self._table = None
         self._detach()
         layers = recurrent_layers(pl_module, "input_gradient")
@@ -85,7 +85,6 @@ class InputGradient(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         self._table = folder / TABLE
         cut_gradient_flow(self._table, before_step=trainer.global_step)
-        lay_out(trainer, pl_module, self)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int

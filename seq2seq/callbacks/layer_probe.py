@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from seq2seq.callbacks.charts import Charts, lay_out
+from seq2seq.callbacks.charts import Charts
 from seq2seq.data.batch import Batch
 from seq2seq.diagnostics.gradient_flow import (
     GradientRecorder,
@@ -182,10 +182,8 @@ class LayerProbe(Callback, ABC):
                     return
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew, and lay out TensorBoard's charts."""
+        """Begin anew."""
         self._probed_step = -1
-        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            lay_out(trainer, pl_module, self)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int

@@ -1,5 +1,7 @@
 """Shows what the model makes of a few sentences after each validation."""
 
+from collections.abc import Sequence
+
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -29,14 +31,18 @@ class SampleTranslations(Callback):
         """Show the samples; the check before the first step has nothing worth showing."""
         if trainer.sanity_checking or not isinstance(pl_module, TranslationModule):
             return
-        pairs = pl_module.translated["val"]
-        count = min(self.count, len(pairs))
-        samples = [pairs[index * len(pairs) // count] for index in range(count)]
+        samples = evenly_spaced(pl_module.translated["val"], self.count)
         if trainer.is_global_zero:
             print(f"\n{_text(samples, step=trainer.global_step)}", flush=True)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("samples", _markdown(samples), trainer.global_step)
+
+
+def evenly_spaced(pairs: Sequence[TranslatedPair], count: int) -> list[TranslatedPair]:
+    """So many of the pairs, spread evenly, or all if there are fewer."""
+    count = min(count, len(pairs))
+    return [pairs[index * len(pairs) // count] for index in range(count)]
 
 
 def _text(samples: list[TranslatedPair], *, step: int) -> str:

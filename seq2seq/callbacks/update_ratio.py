@@ -6,7 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from seq2seq.callbacks.charts import Charts, lay_out, multiline, write_scalars
+from seq2seq.callbacks.charts import COMPARISON, Charts, multiline, write_scalars
 from seq2seq.callbacks.layer_probe import check_at_least_one
 from seq2seq.data.batch import Batch
 from seq2seq.diagnostics.update_ratio import parameter_group, update_ratios
@@ -34,11 +34,6 @@ class UpdateRatio(Callback):
         self.every_n_steps = every_n_steps
         self._before: dict[str, Tensor] = {}
         self._step = 0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lay out TensorBoard's charts."""
-        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            lay_out(trainer, pl_module, self)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
@@ -73,8 +68,13 @@ class UpdateRatio(Callback):
         return [f"update_ratio/{group}" for group in groups]
 
     def charts(self, pl_module: LightningModule) -> Charts:
-        """All groups together."""
-        return {"Optimizer step": {"update over weight, by group": multiline("update_ratio/.*")}}
+        """All groups together; for comparing runs, the recurrent matrices."""
+        return {
+            COMPARISON: {
+                "update over weight of the recurrent matrices": multiline("update_ratio/recurrent$")
+            },
+            "Optimizer step": {"update over weight, by group": multiline("update_ratio/.*")},
+        }
 
 
 def _trained(pl_module: LightningModule) -> dict[str, Tensor]:

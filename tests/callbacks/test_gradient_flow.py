@@ -187,11 +187,6 @@ def test_the_ridge_has_one_bucket_a_distance(events: EventAccumulator) -> None:
     assert limits[:3] == [0.5, 1.5, 2.5]
 
 
-def test_one_layout_gathers_the_charts(events: EventAccumulator) -> None:
-    assert "custom_scalars__config__" in events.Tags()["tensors"]
-    assert len(events.Tensors("custom_scalars__config__")) == 1
-
-
 def test_more_tags_than_allowed_are_refused_with_both_numbers(tmp_path: Path) -> None:
     module = Module(encoder_layers=6, bidirectional=False)
     with pytest.raises(ValueError, match=r"12 recurrent layers .* 444 .* max_tags is 300"):

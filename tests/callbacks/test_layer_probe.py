@@ -11,6 +11,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from toy_training import Module, fit, hooks, make_batch, read_events
 
 from seq2seq.callbacks import layer_probe
+from seq2seq.callbacks.charts import ChartLayout
 from seq2seq.callbacks.forward_signal import ForwardSignal
 from seq2seq.callbacks.gradient_flow import GradientFlow
 from seq2seq.callbacks.input_gradient import InputGradient
@@ -92,13 +93,15 @@ def test_more_tags_than_allowed_are_refused_for_all_groups_together(tmp_path: Pa
 
 
 def test_one_layout_holds_the_charts_of_all_groups(tmp_path: Path) -> None:
-    fit(Module(), tmp_path, every_group(), batches=[make_batch(0)], tensorboard=True)
+    callbacks = [*every_group(), ChartLayout()]
+    fit(Module(), tmp_path, callbacks, batches=[make_batch(0)], tensorboard=True)
     (event,) = read_events(tmp_path).Tensors("custom_scalars__config__")
     layout = Layout.FromString(event.tensor_proto.string_val[0])
     charts = {
         category.title: [chart.title for chart in category.chart] for category in layout.category
     }
     assert list(charts) == [
+        "Compare runs",
         "Gradient flow",
         "Gradient norm by distance (log10)",
         "Forward signal",

@@ -1,0 +1,75 @@
+"""How a run appears in TensorBoard: where its events lie, and which hyperparameters it is shown by.
+
+What is written there is left to the callbacks.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from seq2seq.config import plain
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+_GROUPS = ("model", "initializer", "optimizer", "scheduler", "data", "batch")
+
+
+def event_logger(folder: Path, *, before_step: int = 0) -> "TensorBoardLogger":
+    """Lightning's logger of events that lie in this very folder.
+
+    Args:
+        folder: of this run alone.
+        before_step: optimizer step from which a resumed run goes on: what an interrupted one wrote
+            from there on is no longer shown, for it will come again.
+    """
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    # Hyperparameters come with figures of their own, and without Lightning's, which would be -1.
+    return TensorBoardLogger(
+        save_dir=folder.parent,
+        name="",
+        version=folder.name,
+        default_hp_metric=False,
+        purge_step=before_step,
+    )
+
+
+def hyperparameters(
+    config: DictConfig, *, swept: Sequence[str] | None, choices: Mapping[str, str | None]
+) -> dict[str, bool | int | float | str]:
+    """Names and values of a run's hyperparameters.
+
+    Args:
+        config: of the run.
+        swept: keys and groups in which the runs of its sweep differ; None for a single run.
+        choices: option of each group that was chosen.
+
+    Returns:
+        Of a run in a sweep the swept keys and the seed; of a single run the seed and everything
+        below ``model``, ``initializer``, ``optimizer``, ``scheduler``, ``data`` and ``batch``.
+    """
+    if swept is not None:
+        names = [*dict.fromkeys(name for name in swept if name != "seed"), "seed"]
+        values = {name: choices.get(name) or OmegaConf.select(config, name) for name in names}
+        return {name: _shown(value) for name, value in values.items()}
+    flat: dict[str, Any] = {}
+
+    def flatten(prefix: str, node: Any) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                flatten(f"{prefix}.{key}" if prefix else str(key), value)
+        elif isinstance(node, (bool, int, float, str)):
+            flat[prefix] = node
+
+    flatten("", {"seed": config.seed, **{group: plain(config[group]) for group in _GROUPS}})
+    return flat
+
+
+def _shown(value: Any) -> bool | int | float | str:
+    """A value as it stands in the table: anything but a number, a name or a truth as YAML."""
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    return "null" if value is None else str(value)
