@@ -1,10 +1,13 @@
 """Set-up shared by all tests: one thread per test process, the real corpora, and what is skipped.
 
-Tests marked `slow` run only with `--slow`; tests marked `gpu` are skipped where no GPU is found.
+Tests marked `slow` run only with `--slow`; tests marked `gpu` are skipped where no GPU is found,
+those marked `browser` where there is no Playwright or no Chromium for it.
 """
 
+import functools
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,11 +58,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     skip_slow = pytest.mark.skip(reason="slow: run with --slow")
     skip_gpu = pytest.mark.skip(reason="no GPU on this machine")
+    skip_browser = pytest.mark.skip(reason="no Chromium, or no Playwright to drive it")
     for item in items:
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(skip_slow)
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(skip_gpu)
+        if "browser" in item.keywords and find_chromium() is None:
+            item.add_marker(skip_browser)
+
+
+@functools.cache
+def find_chromium() -> str | None:
+    """Path of a Chromium that Playwright can drive: the system's, or Playwright's own."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        return None
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            return found
+    with sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+    return own if Path(own).is_file() else None
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of the browser that tests marked `browser` look with."""
+    found = find_chromium()
+    assert found is not None, "the test needs the mark browser"
+    return found
 
 
 @pytest.fixture(scope="session")
