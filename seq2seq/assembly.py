@@ -18,6 +18,7 @@ from seq2seq.config import plain
 from seq2seq.event_log import hyperparameters
 from seq2seq.figures import SMALLER_IS_BETTER
 from seq2seq.instantiate import instantiate
+from seq2seq.sweep.plan import this_place
 
 if TYPE_CHECKING:
     import lightning
@@ -315,10 +316,12 @@ def build_callbacks(config: DictConfig, folder: Path) -> list["lightning.Callbac
         callbacks.append(StepsToTarget(**plain(chosen.target)))
     if config.trainer.fast_dev_run:
         return callbacks
+    place = this_place()
+    swept = None if place is None else {key: place.overrides.get(key) for key in place.swept}
     callbacks += [
         LearningRateMonitor(logging_interval="step"),
         ChartLayout(),
-        HParams(values=hyperparameters(config, swept=None, choices={})),
+        HParams(values=hyperparameters(config, swept=swept)),
     ]
     if chosen.early_stopping is not None:
         callbacks.append(EarlyStopping(**plain(chosen.early_stopping)))

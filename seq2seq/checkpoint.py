@@ -104,18 +104,22 @@ def load_trained(path: Path) -> Trained:
         raise ValueError(f"{path} is damaged: its parts don't fit together ({error})") from error
 
 
-def check_resumable(path: Path, description: Mapping[str, Any]) -> None:
+def check_resumable(path: Path, description: Mapping[str, Any]) -> int:
     """Refuse a checkpoint whose network, tokenizers, optimizer or schedule isn't this run's.
 
     Args:
         path: the checkpoint.
         description: this run's, from :func:`describe`.
 
+    Returns:
+        The optimizer steps that were done before it.
+
     Raises:
         FileNotFoundError, ValueError: see :func:`read_checkpoint`; the message of a difference
             names the keys with both values.
     """
-    stored = read_checkpoint(path)[KEY]
+    checkpoint = read_checkpoint(path)
+    stored = checkpoint[KEY]
     for what, rest in (
         ("model", "Resume with the overrides of that run"),
         ("training", "A resumed run keeps both as they were: resume without these overrides"),
@@ -137,6 +141,7 @@ def check_resumable(path: Path, description: Mapping[str, Any]) -> None:
                 f"ckpt_path={path} was trained with another {side.replace('_', ' ')}: resume with "
                 "the data and tokenizer overrides of that run"
             )
+    return int(checkpoint.get("global_step", 0))
 
 
 def find_checkpoint(*, run: str | None, checkpoint: str | None = None) -> Path:

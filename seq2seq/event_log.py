@@ -3,11 +3,11 @@
 What is written there is left to the callbacks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from seq2seq.config import plain
 
@@ -38,23 +38,21 @@ def event_logger(folder: Path, *, before_step: int = 0) -> "TensorBoardLogger":
 
 
 def hyperparameters(
-    config: DictConfig, *, swept: Sequence[str] | None, choices: Mapping[str, str | None]
+    config: DictConfig, *, swept: Mapping[str, Any] | None
 ) -> dict[str, bool | int | float | str]:
     """Names and values of a run's hyperparameters.
 
     Args:
         config: of the run.
-        swept: keys and groups in which the runs of its sweep differ; None for a single run.
-        choices: option of each group that was chosen.
+        swept: its values of the keys in which the runs of its sweep differ; None for a single run.
 
     Returns:
         Of a run in a sweep the swept keys and the seed; of a single run the seed and everything
         below ``model``, ``initializer``, ``optimizer``, ``scheduler``, ``data`` and ``batch``.
     """
     if swept is not None:
-        names = [*dict.fromkeys(name for name in swept if name != "seed"), "seed"]
-        values = {name: choices.get(name) or OmegaConf.select(config, name) for name in names}
-        return {name: _shown(value) for name, value in values.items()}
+        values = {name: value for name, value in swept.items() if name != "seed"}
+        return {name: _shown(value) for name, value in {**values, "seed": config.seed}.items()}
     flat: dict[str, Any] = {}
 
     def flatten(prefix: str, node: Any) -> None:

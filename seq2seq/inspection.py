@@ -5,6 +5,7 @@ argument is a Hydra override of training. What is measured and what it means is 
 """
 
 import copy
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ from seq2seq.assembly import (
 )
 from seq2seq.config import config_folder, plain, register
 from seq2seq.instantiate import check_targets
-from seq2seq.sweep.record import lost, only_warnings
+from seq2seq.sweep.job import run_job
+from seq2seq.sweep.record import start
 
 if TYPE_CHECKING:
     from seq2seq.data.batch import EncodedSplit
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from seq2seq.diagnostics.verdict import Verdict
     from seq2seq.models.encoder_decoder import EncoderDecoder
     from seq2seq.module import TranslationModule
+
+logger = logging.getLogger(__name__)
 
 PICTURE = "inspection.png"
 
@@ -52,7 +56,7 @@ def inspect(config: DictConfig, *, brief: bool = False) -> Inspection:
     Args:
         config: composed from ``conf/inspect.yaml`` or ``conf/train.yaml``, of type
             :class:`~seq2seq.config.TrainConfig`.
-        brief: look for no advice and draw no picture, and print the verdicts alone.
+        brief: look for no advice and draw no picture, and log the verdicts alone.
 
     Raises:
         ValueError, FileNotFoundError: one sentence for whatever the user can mend.
@@ -69,7 +73,7 @@ def inspect(config: DictConfig, *, brief: bool = False) -> Inspection:
     if brief:
         write_reports(folder / INSPECTION, found.reports)
         for report, verdict in zip(found.reports, found.verdicts, strict=True):
-            print(f"\t   {report.layer} {verdict}", flush=True)
+            logger.info("%s %s", report.layer, verdict)
         return found
     advice = _advice_text(found).partition("\n")[0]
     picture = draw_layers(found.reports, found.verdicts, title=_title(), advice=advice)
@@ -215,6 +219,15 @@ def _initialized(
     return exact_copy(module.model)
 
 
+def _verdict_of(config: DictConfig) -> str:
+    """Inspect one network of a sweep; the verdict of its first layer that doesn't carry."""
+    found = inspect(config, brief=True)
+    for report, verdict in zip(found.reports, found.verdicts, strict=True):
+        if verdict.kind != "carries":
+            return f"{report.layer} {verdict}"
+    return "every layer carries"
+
+
 def _title() -> str:
     if not HydraConfig.initialized():
         return "seq2seq-inspect"
@@ -225,29 +238,19 @@ register()
 
 
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="inspect")
-def _hydra_main(config: DictConfig) -> None:
-    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    if sweep:
-        only_warnings()
+def _hydra_main(config: DictConfig) -> float | None:
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return run_job(config, _verdict_of)
     try:
-        inspect(config, brief=sweep)
-    except Exception as error:
-        if sweep:
-            lost(Path(config.run_folder), error)
-        elif isinstance(error, (ValueError, OSError)):
-            sys.exit(f"error: {error}")
-        else:
-            raise
+        inspect(config)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    return None
 
 
 def main() -> None:
     """Entry of ``seq2seq-inspect``."""
-    try:
-        _hydra_main()
-    except OSError as error:  # Hydra makes the folder before anything of ours runs
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted")
+    start(_hydra_main, app="seq2seq-inspect")
 
 
 if __name__ == "__main__":

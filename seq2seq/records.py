@@ -1,4 +1,4 @@
-"""The small JSON files of a run: each is whole or not there, whenever the process dies.
+"""The JSON files of a run: each is whole or not there, whenever the process dies.
 
 What stands in them is left to those who write them.
 """
@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-METRICS, INSPECTION = "metrics.json", "inspection.json"
+METRICS, INSPECTION, CURVES = "metrics.json", "inspection.json", "curves.jsonl"
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -39,6 +39,25 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no mapping of names to values")
     return content
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int | None]:
+    """Read a file of one JSON mapping a line.
+
+    Returns:
+        The mappings, as far as the file is sound, and the number of the first line that isn't: the
+        last one may be cut off where a process was killed. None if all are.
+    """
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            content = json.loads(line)
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            return found, number
+        if not isinstance(content, dict):
+            return found, number
+        found.append(content)
+    return found, None
 
 
 def finite(value: Any) -> Any:

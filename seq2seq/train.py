@@ -5,7 +5,6 @@ Hydra override. Everything heavy is imported once a config has been composed.
 """
 
 import logging
-import math
 import sys
 import warnings
 from collections.abc import Sequence

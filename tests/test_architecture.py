@@ -40,6 +40,7 @@ LAYERS = {
     # 3: Lightning
     "callbacks": 3,
     "data.datamodule": 3,
+    "curves": 3,
     "module": 3,
     # 4: Hydra
     "assembly": 4,

@@ -3,69 +3,54 @@
 Hydra calls it; which runs there are and what they left is read by `runs`.
 """
 
+import contextlib
 import logging
-import math
+import os
+import shlex
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from seq2seq.config import plain
+from seq2seq.records import write_json
+from seq2seq.status import RECORD, check_free, held, is_held, read_status
+from seq2seq.sweep.job import check_objective
+from seq2seq.sweep.plan import PLAN, SweepPlan, plan_of, read_plan, write_plan
+from seq2seq.sweep.progress import ProgressLine, progress_of, tell
+from seq2seq.sweep.resume import resumed_arguments
 from seq2seq.sweep.runs import COLUMNS, Run, read_run, read_runs, swept
 from seq2seq.sweep.table import TABLE, outcome, write_table
 
 logger = logging.getLogger(__name__)
 
 
-def only_warnings() -> None:
-    """Keep a job's tables out of the terminal, where the sweep's lines stand; its log has them."""
-    for handler in logging.getLogger().handlers:
-        if not isinstance(handler, logging.FileHandler):
-            handler.setLevel(logging.WARNING)
-
-
-def lost(folder: Path, error: Exception) -> float:
-    """Take note of a job that ended in an error, so that the sweep can go on.
-
-    Returns:
-        The objective for a sweeper that minimises: infinity, as it can't compare with NaN.
-    """
-    from seq2seq.status import RECORD, recorded
-
-    logger.error("error: %s", error)
-    if not (folder / RECORD).exists():  # it was refused before it began
-        try:
-            with recorded(folder):
-                raise error
-        except type(error):
-            pass
-    return math.inf
-
-
-def end_early(folder: Path) -> str:
-    """Bring the table of an interrupted sweep up to date, and say where it is."""
-    write_table(folder / TABLE, read_runs(folder))
-    return f"what has ended is in {folder / TABLE}"
-
-
 class SweepRecord(Callback):
-    """Hydra's callback: the table after each job of a sweep, table and figure at its end.
+    """Hydra's callback: the table after each run of a sweep, table and figure at its end.
 
     Before anything is written it refuses a folder in which something ran already, and what would
     show its mistake only at the end.
+
+    Args:
+        resume: whether the sweep in the folder goes on; see :mod:`seq2seq.sweep.resume`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, resume: bool = False) -> None:
+        self._resume = resume
         self._ended: dict[Path, Run] = {}  # each is read once, when it has ended
+        self._leads = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What the processes of a launcher get: they run the jobs and leave the sweep alone."""
+        return {"_resume": self._resume, "_ended": {}, "_leads": False}
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Look at the folder of a single run before Hydra writes its config there."""
-        from seq2seq.status import check_free
-
         try:
             folder = Path(config.hydra.run.dir)
             check_free(folder, key="hydra.run.dir", ckpt_path=config.ckpt_path)
@@ -73,15 +58,27 @@ class SweepRecord(Callback):
             sys.exit(f"error: {error}")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Look at the sweep before its first job."""
+        """Look at the sweep before its first run, keep its plan, and hold its folder."""
+        folder = Path(config.hydra.sweep.dir)
         try:
-            check_sweep(config)
+            check_sweep(config, resume=self._resume)
+            plan = read_plan(folder) if self._resume else plan_of(config)
+            _holding.enter_context(held(folder))
+            if self._resume:
+                tell(f"{folder}: {progress_of(folder, plan.jobs).line()}")
+            else:
+                write_plan(folder, plan)
         except ValueError as error:
             sys.exit(f"error: {error}")
+        line = ProgressLine(folder, plan.jobs)
+        _holding.callback(line.stop)
+        line.start()
+        self._leads = True
+        _begun.append((folder, plan))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Bring the table up to date, for those who look while the sweep runs."""
-        if config.hydra.mode == RunMode.MULTIRUN:
+        if self._leads:
             folder = Path(config.hydra.sweep.dir)
             ended = Path(config.hydra.runtime.output_dir)
             self._ended[ended.resolve()] = read_run(ended)
@@ -91,6 +88,7 @@ class SweepRecord(Callback):
         """Say how the runs ended and draw their figure; an exit with 1 if any of them failed."""
         from seq2seq.sweep.figure import FIGURE, draw, figure_of
 
+        _let_go()
         folder = Path(config.hydra.sweep.dir)
         runs = read_runs(folder, known=self._ended)
         write_table(folder / TABLE, runs)
@@ -110,19 +108,81 @@ class SweepRecord(Callback):
             sys.exit(1)
 
 
-def check_sweep(config: DictConfig) -> None:
-    """Refuse what would spoil a sweep, or show only when all its runs have ended.
+# Of the sweep that this process leads: its folder and plan, and what is to be let go of at its end.
+_begun: list[tuple[Path, SweepPlan]] = []
+_holding = contextlib.ExitStack()
+
+
+def _let_go() -> None:
+    _begun.clear()
+    _holding.close()
+
+
+def start(entry: Callable[[], Any], *, app: str) -> None:
+    """Start Hydra's part of a command; whatever ends a sweep, it tells how it stands.
+
+    Args:
+        entry: what ``hydra.main`` made of a function; reads the command line.
+        app: the command's name.
 
     Raises:
-        ValueError: for a folder that holds a sweep, several experiments, or a figure that can't be
-            drawn.
+        SystemExit: with one sentence for whatever the user can mend; on Ctrl-C with how to go on.
+    """
+    try:
+        sys.argv[1:] = resumed_arguments(sys.argv[1:], app=app)
+        entry()
+    except (OSError, ValueError) as error:  # before anything of a run's own was built
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        if not _begun:
+            sys.exit("\ninterrupted")
+        folder, plan = _begun[-1]
+        _let_go()
+        _mark_interrupted(folder)
+        with contextlib.suppress(ValueError):  # nothing had begun
+            write_table(folder / TABLE, read_runs(folder))
+        sys.exit(
+            f"\ninterrupted: {progress_of(folder, plan.jobs).line()}; go on with "
+            f"{plan.app} -m sweep.resume={shlex.quote(os.fspath(folder))}"
+        )
+    finally:
+        _let_go()
+
+
+def _mark_interrupted(folder: Path) -> None:
+    """Write down what became of runs whose process was stopped before it could."""
+    give_up = time.monotonic() + 5  # seconds that processes may take to die
+    records = list(folder.rglob(RECORD))
+    while any(is_held(path.parent) for path in records) and time.monotonic() < give_up:
+        time.sleep(0.05)
+    for path in records:
+        with contextlib.suppress(ValueError):
+            if read_status(path.parent)["status"] == "interrupted":
+                write_json(path, {"status": "interrupted"})
+
+
+def check_sweep(config: DictConfig, *, resume: bool = False) -> None:
+    """Refuse what would spoil a sweep, or show only when all its runs have ended.
+
+    Args:
+        config: composed for a multirun.
+        resume: whether the sweep in the folder goes on.
+
+    Raises:
+        ValueError: for a folder that holds a sweep, a record in it that is damaged, several
+            experiments, an objective that no run has, or a figure that can't be drawn.
     """
     from seq2seq.sweep.figure import check_figure, names
 
     folder = Path(config.hydra.sweep.dir)
-    if next(folder.rglob(".hydra"), None) is not None:
-        raise ValueError(f"{folder} holds a sweep already: choose another hydra.sweep.dir")
-    if config.hydra.output_subdir is None:
+    if resume:
+        for path in folder.rglob(RECORD):
+            read_status(path.parent)  # a damaged one must not be taken for a run that failed
+    elif (folder / PLAN).is_file() or next(folder.rglob(".hydra"), None) is not None:
+        hint = f", or go on with sweep.resume={folder}" if (folder / PLAN).is_file() else ""
+        raise ValueError(f"{folder} holds a sweep already: choose another hydra.sweep.dir{hint}")
+    check_objective(config.sweep.objective, validated=config.trainer.limit_val_batches != 0)
+    if config.hydra.output_subdir is None and not resume:
         raise ValueError(
             "hydra.output_subdir=null leaves out the configs that the table of a sweep is made of: "
             "leave it as it is"

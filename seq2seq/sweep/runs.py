@@ -132,13 +132,20 @@ def read_run(folder: Path) -> Run:
     return Run(folder, _overrides(folder), columns, transport)
 
 
-def _overrides(folder: Path) -> dict[str, Value]:
-    texts = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
-    assert isinstance(texts, list)
+def overrides_of(texts: Sequence[str], *, origin: Path) -> dict[str, Value]:
+    """Overrides as they are typed, by key; what is no plain value stays text.
+
+    Args:
+        texts: such as ``model.hidden_size=8``.
+        origin: the file or folder that they come from.
+
+    Raises:
+        ValueError: naming the origin, for what isn't an override.
+    """
     try:
-        parsed = OverridesParser.create().parse_overrides([str(text) for text in texts])
+        parsed = OverridesParser.create().parse_overrides(list(texts))
     except HydraException as error:
-        raise ValueError(f"{folder / '.hydra' / 'overrides.yaml'}: {error}") from error
+        raise ValueError(f"{origin}: {error}") from error
     found: dict[str, Value] = {}
     for override in parsed:
         value = override.value()
@@ -147,6 +154,13 @@ def _overrides(folder: Path) -> dict[str, Value]:
         else:
             found[override.key_or_group] = override.get_value_string()
     return found
+
+
+def _overrides(folder: Path) -> dict[str, Value]:
+    path = folder / ".hydra" / "overrides.yaml"
+    texts = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(texts, list)
+    return overrides_of([str(text) for text in texts], origin=path)
 
 
 def _measured(layers: Sequence[Mapping[str, Any]]) -> dict[str, Value]:

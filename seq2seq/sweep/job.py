@@ -1,0 +1,129 @@
+"""One run of a sweep, from inside its process: what it is spared, what it answers, what it prints.
+
+Training and inspection are handed in; the sweep around them is `record`'s.
+"""
+
+import logging
+import math
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from seq2seq.figures import SMALLER_IS_BETTER
+from seq2seq.status import RECORD, read_status, recorded
+from seq2seq.sweep.plan import PLAN, Place, read_plan, short_key, this_place
+from seq2seq.sweep.progress import progress_of, tell
+from seq2seq.sweep.resume import recorded_figures, resuming, take_up
+from seq2seq.sweep.runs import typed
+
+logger = logging.getLogger(__name__)
+
+# The objective of a run that has none, for a sweeper that minimises: some can't compare with
+# infinity, and none with NaN.
+WORST = 1e30
+
+
+def run_job(config: DictConfig, work: Callable[[DictConfig], Mapping[str, Any] | str]) -> float:
+    """Run one job of a sweep, so that whatever becomes of it the sweep goes on.
+
+    Args:
+        config: of the job; ``sweep.objective`` names the figure that a sweeper is told.
+        work: gives the figures of a training, or what there is to say of an inspection.
+
+    Returns:
+        The objective, always finite; :data:`WORST` or its negative, whichever loses, for a job that
+        diverged, failed or has no such figure.
+
+    Raises:
+        KeyboardInterrupt: if the user wants no more.
+    """
+    only_warnings()
+    folder = Path(config.run_folder)
+    objective = config.sweep.objective
+    try:
+        if resuming() and take_up(config, folder) is not None:
+            return objective_of(recorded_figures(folder), objective)
+        figures = work(config)
+    except Exception as error:
+        if not (folder / RECORD).exists():  # it was refused before it began
+            try:
+                with recorded(folder):
+                    raise error
+            except type(error):
+                pass
+        logger.info("error: %s", error)
+        _tell_end(folder, f"{read_status(folder)['status']}: {error}")
+        return objective_of({}, objective)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    if isinstance(figures, str):
+        _tell_end(folder, figures)
+        return 0.0
+    value = objective_of(figures, objective)
+    shown = f"{value:.4f}" if abs(value) < WORST else "none"
+    _tell_end(folder, f"{objective} {shown}, {read_status(folder)['seconds']:.1f} s")
+    return value
+
+
+def objective_of(figures: Mapping[str, Any], name: str) -> float:
+    """A figure as a sweeper takes it: finite, and worse than any other where there is none."""
+    value = figures.get(name)
+    if isinstance(value, (int, float)) and math.isfinite(value):
+        return float(max(min(value, WORST), -WORST))
+    return WORST if name.rpartition("/")[2] in SMALLER_IS_BETTER else -WORST
+
+
+def check_objective(name: str, *, validated: bool) -> None:
+    """Refuse an objective that no run will have.
+
+    Args:
+        name: value of ``sweep.objective``.
+        validated: whether training is interrupted by validations.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    from seq2seq.scoring import FIGURES
+
+    split, _, figure = name.partition("/")
+    if split not in ("test", "val", "test_longer") or figure not in FIGURES:
+        raise ValueError(
+            f"sweep.objective={name} is no figure of a run: choose test/ or val/ and one of "
+            f"{', '.join(FIGURES)}"
+        )
+    if split == "val" and not validated:
+        raise ValueError(
+            f"sweep.objective={name} needs validations, but trainer.limit_val_batches=0 leaves "
+            "them out: set trainer.limit_val_batches=1.0"
+        )
+
+
+def only_warnings() -> None:
+    """Keep a job's tables out of the terminal, where the sweep's lines stand; its log has them."""
+    for handler in logging.getLogger().handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.WARNING)
+
+
+def _tell_end(folder: Path, outcome: str) -> None:
+    """Print one line of a run, and where there is no progress line below how far the sweep is."""
+    place = this_place()
+    if place is None:
+        return
+    line = f"{place.number:>4}  {_swept(place)}  {outcome}"
+    plan = place.sweep / PLAN
+    if not sys.stderr.isatty() and plan.is_file():
+        progress = progress_of(place.sweep, read_plan(place.sweep).jobs)
+        running = progress.counts.get("running", 0)
+        line = f"{line}  [{progress.line(workers=running + 1)}]"
+    tell(line)
+
+
+def _swept(place: Place) -> str:
+    shown = [
+        f"{short_key(key, place.swept)}={typed(place.overrides.get(key))}" for key in place.swept
+    ]
+    return " ".join(shown)
