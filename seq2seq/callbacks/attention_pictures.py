@@ -16,8 +16,8 @@ from seq2seq.callbacks.charts import write_picture, writers
 from seq2seq.callbacks.sample_translations import evenly_spaced
 from seq2seq.data.batch import EncodedSplit
 from seq2seq.data.corpus import Pair
-from seq2seq.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
-from seq2seq.decoding import greedy, length_limits
+from seq2seq.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
+from seq2seq.decoding import NoTokenPossible, greedy, length_limits
 from seq2seq.diagnostics.alignment_picture import draw_alignment
 from seq2seq.module import TranslationModule
 from seq2seq.translator import Translator
@@ -71,14 +71,19 @@ class AttentionPictures(Callback):
             return
         assert isinstance(pl_module, TranslationModule)
         pairs = evenly_spaced(pl_module.translated["val"], self.count)
-        with trainer.precision_plugin.forward_context():
-            found = alignments(pl_module.validation_translator, [pair.source for pair in pairs])
+        sources = [pair.source for pair in pairs]
+        try:
+            with trainer.precision_plugin.forward_context():
+                found = alignments(pl_module.validation_translator, sources)
+        except NoTokenPossible as error:  # whether training can go on is for its loss to say
+            logger.warning("no attention pictures at step %d: %s", trainer.global_step, error)
+            return
         for number, (pair, alignment) in enumerate(zip(pairs, found, strict=True)):
             picture = draw_alignment(
                 alignment.weights,
                 source=alignment.source,
                 target=alignment.target,
-                title="attention: source tokens above, the model's own translation at the left",
+                title="attention: source above, translation at left",
                 caption=f"reference: {pair.reference}",
             )
             write_picture(trainer, f"attention/{number}", picture, trainer.global_step)
@@ -118,13 +123,19 @@ def alignments(translator: Translator, sources: Sequence[str]) -> list[Alignment
         ids = [*hypothesis.tokens, EOS_ID] if hypothesis.finished else hypothesis.tokens
         found.append(
             Alignment(
-                source=tokenizer.tokens(tokens[:length]),
-                target=translator.target_tokenizer.tokens(ids),
+                source=_names(tokenizer, tokens[:length]),
+                target=_names(translator.target_tokenizer, ids),
                 # The rest are columns of padding.
                 weights=hypothesis.alignment[:, :length].double().numpy(),
             )
         )
     return found
+
+
+def _names(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
+    names = tokenizer.tokens(ids)
+    # Words come with the space before them; in smaller pieces it shows where a word begins.
+    return [name.lstrip("▁") or name for name in names] if tokenizer.kind == "word" else names
 
 
 def _attends(pl_module: LightningModule) -> bool:

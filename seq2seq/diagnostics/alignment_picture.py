@@ -14,8 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 from seq2seq.diagnostics.heat_map import viridis
 
 _INK = (40, 40, 40)
-_MARGIN, _GAP, _LINE = 12, 6, 18
-_BAR = 14
+_MARGIN, _GAP, _LINE = 10, 6, 22
+_FONT_SIZE = 15
+_CELL, _SMALL_CELL = 30, 20
+_BAR, _LEGEND = 14, 76
 _MOST_TOKENS = 60
 _MOST_CHARACTERS = 18
 
@@ -56,14 +58,13 @@ def draw_alignment(
         title += f" (first {_MOST_TOKENS} of {longest} tokens)"
     source, target = ([_short(name) for name in side[:_MOST_TOKENS]] for side in (source, target))
     cells = viridis(weights[: len(target), : len(source)])
-    size = 28 if longest <= 20 else 18
+    size = _CELL if longest <= 20 else _SMALL_CELL
 
     font = _font()
     left = _MARGIN + max(_width(name) for name in target) + _GAP
     top = _MARGIN + _LINE + _GAP + max(_width(name) for name in source) + _GAP
     right, bottom = left + size * len(source), top + size * len(target)
-    shown = _caption(caption, most=max(right + 90, 480) - 2 * _MARGIN)
-    width = max(right + 90, _MARGIN * 2 + max(_width(title), _width(shown)))
+    width = max(right + _LEGEND, _width(title) + 2 * _MARGIN)
     picture = Image.new("RGB", (width, bottom + _GAP + _LINE + _MARGIN), "white")
     draw = ImageDraw.Draw(picture)
     draw.text((_MARGIN, _MARGIN), title, fill=_INK, font=font)
@@ -79,6 +80,7 @@ def draw_alignment(
             colour = tuple(int(channel) for channel in cells[row, column])
             draw.rectangle((x, y, x + size - 2, y + size - 2), fill=colour)
     _draw_bar(picture, draw, left=right + 20, top=top, height=bottom - top - 1)
+    shown = _cut(caption, most=width - 2 * _MARGIN)
     draw.text((_MARGIN, bottom + _GAP), shown, fill=_INK, font=font)
     return np.asarray(picture)
 
@@ -100,7 +102,7 @@ def _font() -> ImageFont.FreeTypeFont:
     import matplotlib  # its font has the accents that Pillow's own lacks
 
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(str(path), size=12)
+    return ImageFont.truetype(str(path), size=_FONT_SIZE)
 
 
 def _short(name: str) -> str:
@@ -111,7 +113,7 @@ def _width(text: str) -> int:
     return int(_font().getlength(text)) + 1
 
 
-def _caption(text: str, *, most: int) -> str:
+def _cut(text: str, *, most: int) -> str:
     while text and _width(text) > most:
         text = f"{text.removesuffix('…')[:-1]}…" if len(text) > 1 else ""
     return text
