@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from seq2seq.config import plain
+from seq2seq.sweep.runs import Value
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import TensorBoardLogger
@@ -37,9 +38,7 @@ def event_logger(folder: Path, *, before_step: int = 0) -> "TensorBoardLogger":
     )
 
 
-def hyperparameters(
-    config: DictConfig, *, swept: Mapping[str, Any] | None
-) -> dict[str, bool | int | float | str]:
+def hyperparameters(config: DictConfig, *, swept: Mapping[str, Value] | None) -> dict[str, Value]:
     """Names and values of a run's hyperparameters.
 
     Args:
@@ -52,7 +51,7 @@ def hyperparameters(
     """
     if swept is not None:
         values = {name: value for name, value in swept.items() if name != "seed"}
-        return {name: _shown(value) for name, value in {**values, "seed": config.seed}.items()}
+        return {**values, "seed": config.seed}
     flat: dict[str, Any] = {}
 
     def flatten(prefix: str, node: Any) -> None:
@@ -64,10 +63,3 @@ def hyperparameters(
 
     flatten("", {"seed": config.seed, **{group: plain(config[group]) for group in _GROUPS}})
     return flat
-
-
-def _shown(value: Any) -> bool | int | float | str:
-    """A value as it stands in the table: anything but a number, a name or a truth as YAML."""
-    if isinstance(value, (bool, int, float, str)):
-        return value
-    return "null" if value is None else str(value)

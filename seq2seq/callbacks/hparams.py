@@ -11,10 +11,12 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
 from seq2seq.callbacks.charts import write_scalars, writers
-from seq2seq.scoring import FIGURES
 from seq2seq.status import Diverged
 
-Hyperparameter = bool | int | float | str
+Hyperparameter = bool | int | float | str | None
+
+# TensorBoard shows the first five at once.
+FIGURES = ("loss", "exact_match", "token_accuracy", "bleu", "chrf", "perplexity", "edit_rate")
 
 
 class HParams(Callback):
@@ -24,22 +26,15 @@ class HParams(Callback):
     failure and whose text ``diverged`` says where. A figure that isn't finite is left out.
 
     Args:
-        values: hyperparameters by name. Runs of one log directory should have the same names:
-            TensorBoard takes the columns from the first of them.
-        figures: of the test split.
+        values: hyperparameters by name; None leaves the cell empty. Runs of one log directory
+            should have the same names: TensorBoard takes the columns from the first of them.
     """
 
-    def __init__(
-        self, *, values: Mapping[str, Hyperparameter], figures: tuple[str, ...] = FIGURES
-    ) -> None:
+    def __init__(self, *, values: Mapping[str, Hyperparameter]) -> None:
         self.values = dict(values)
-        self.figures = figures
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the row."""
-        metrics = [
-            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=_tag(figure))) for figure in self.figures
-        ]
         columns = [
             api_pb2.HParamInfo(name=name, type=_type(value), differs=True)
             for name, value in self.values.items()
@@ -50,8 +45,10 @@ class HParams(Callback):
                 start.hparams[name].bool_value = value
             elif isinstance(value, str):
                 start.hparams[name].string_value = value
-            else:
+            elif value is not None:  # a word among numbers could not be sorted
                 start.hparams[name].number_value = value
+        names = [api_pb2.MetricName(tag=_tag(figure)) for figure in FIGURES]
+        metrics = [api_pb2.MetricInfo(name=name) for name in names]
         experiment = api_pb2.Experiment(hparam_infos=columns, metric_infos=metrics)
         _write(trainer, metadata.EXPERIMENT_TAG, experiment=experiment)
         _write(trainer, metadata.SESSION_START_INFO_TAG, session_start_info=start)
@@ -59,7 +56,7 @@ class HParams(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the figures."""
         tested = trainer.callback_metrics
-        found = {_tag(figure): tested.get(f"test/{figure}") for figure in self.figures}
+        found = {_tag(figure): tested.get(f"test/{figure}") for figure in FIGURES}
         numbers = {tag: float(value) for tag, value in found.items() if value is not None}
         write_scalars(trainer, numbers, trainer.global_step)
         self._end(trainer, api_pb2.STATUS_SUCCESS)
