@@ -141,9 +141,9 @@ def command_line(
     handlers, level = list(root.handlers), root.level
     monkeypatch.chdir(tmp_path)
 
-    def run(*overrides: str, tiny_task: bool = True) -> Finished:
-        tiny = [*TINY_RUN, *(TINY_TASK if tiny_task else ())]
-        monkeypatch.setattr(sys, "argv", ["seq2seq-train", *tiny, *overrides])
+    def run(*overrides: str, tiny_task: bool = True, tiny: bool = True) -> Finished:
+        given = [*(TINY_RUN if tiny else ()), *(TINY_TASK if tiny and tiny_task else ())]
+        monkeypatch.setattr(sys, "argv", ["seq2seq-train", *given, *overrides])
         capsys.readouterr()
         status: int | str | None = 0
         try:

@@ -20,7 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from seq2seq.config import plain
 from seq2seq.records import write_json
 from seq2seq.status import RECORD, check_free, held, is_held, read_status
+from seq2seq.sweep.composition import share_composition
 from seq2seq.sweep.job import check_objective
+from seq2seq.sweep.launchers import check_extras, prepare
 from seq2seq.sweep.plan import PLAN, SweepPlan, plan_of, read_plan, write_plan
 from seq2seq.sweep.progress import ProgressLine, progress_of, tell
 from seq2seq.sweep.resume import resumed_arguments
@@ -62,6 +64,7 @@ class SweepRecord(Callback):
         folder = Path(config.hydra.sweep.dir)
         try:
             check_sweep(config, resume=self._resume)
+            prepare(config)
             plan = read_plan(folder) if self._resume else plan_of(config)
             _holding.enter_context(held(folder))
             if self._resume:
@@ -73,6 +76,7 @@ class SweepRecord(Callback):
         line = ProgressLine(folder, plan.jobs)
         _holding.callback(line.stop)
         line.start()
+        share_composition()
         self._leads = True
         _begun.append((folder, plan))
 
@@ -129,7 +133,10 @@ def start(entry: Callable[[], Any], *, app: str) -> None:
         SystemExit: with one sentence for whatever the user can mend; on Ctrl-C with how to go on.
     """
     try:
-        sys.argv[1:] = resumed_arguments(sys.argv[1:], app=app)
+        arguments = resumed_arguments(sys.argv[1:], app=app)
+        check_extras(arguments)
+        # Between overrides Hydra's parser doesn't take it; the sort leaves all others in order.
+        sys.argv[1:] = sorted(arguments, key=lambda text: text not in ("-m", "--multirun"))
         entry()
     except (OSError, ValueError) as error:  # before anything of a run's own was built
         sys.exit(f"error: {error}")
@@ -177,7 +184,10 @@ def check_sweep(config: DictConfig, *, resume: bool = False) -> None:
     folder = Path(config.hydra.sweep.dir)
     if resume:
         for path in folder.rglob(RECORD):
-            read_status(path.parent)  # a damaged one must not be taken for a run that failed
+            try:
+                read_status(path.parent)
+            except ValueError as error:  # must not be taken for a run that failed
+                raise ValueError(f"{error}; delete {path.parent} to run it again") from error
     elif (folder / PLAN).is_file() or next(folder.rglob(".hydra"), None) is not None:
         hint = f", or go on with sweep.resume={folder}" if (folder / PLAN).is_file() else ""
         raise ValueError(f"{folder} holds a sweep already: choose another hydra.sweep.dir{hint}")

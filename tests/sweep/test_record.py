@@ -73,7 +73,8 @@ def test_a_sweep_outlives_runs_that_diverge_or_fail(
         *("model.cell=rnn_relu", "optimizer.lr=-1,1e38,0.1", "--multirun"),
     )
     assert finished.status == 1
-    assert "error: optimizer.lr=-1" in finished.output
+    assert "lr=-1  failed: optimizer.lr=-1" in finished.output
+    assert "lr=1e+38  diverged: training diverged: the loss is" in finished.output
     assert "3 runs: 1 failed, 1 diverged, 1 finished" in finished.output
     failed, diverged, ended = rows(tmp_path / "sweep")
     assert [failed["status"], diverged["status"], ended["status"]] == [
@@ -187,7 +188,10 @@ def test_a_folder_that_holds_a_sweep_or_a_run_keeps_its_configs(
 ) -> None:
     assert command_line(*QUIET, "seed=1,2", "--multirun").status == 0
     again = command_line(*QUIET, "seed=7,8", "--multirun")
-    assert again.status == "error: sweep holds a sweep already: choose another hydra.sweep.dir"
+    assert again.status == (
+        "error: sweep holds a sweep already: choose another hydra.sweep.dir, or go on with "
+        "sweep.resume=sweep"
+    )
     assert [row["seed"] for row in rows(tmp_path / "sweep")] == ["1", "2"]
     assert command_line(*QUIET, "seed=3", "hydra.run.dir=one").status == 0
     config = (tmp_path / "one" / ".hydra" / "config.yaml").read_text()
