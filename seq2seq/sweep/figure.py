@@ -24,7 +24,12 @@ FIGURE = "sweep.png"
 
 # The lowest share that a profile shows.
 _LOWEST_NORM = 1e-12
-_DIVERGED = "diverged"
+# Marks of runs without a value, at the upper edge.
+LOST = {"diverged": "x", "failed": "+"}
+# Share of a logarithmic axis that lies at least between two of its numbers, lest they overlap.
+_APART = 0.08
+# Of names side by side below an axis; more are turned.
+_MOST_LETTERS = 40
 
 
 def check_figure(kind: str, *, lines: str | None, x: str | None, y: Sequence[str]) -> None:
@@ -96,7 +101,8 @@ def draw(
     """Draw the runs of a sweep, as PNG.
 
     Names are those of the sweep's table: overrides, such as ``model.hidden_size``, and its columns,
-    such as ``test/loss``. A run that diverged has no loss, and is marked at the upper edge.
+    such as ``test/loss``. A run that diverged has no loss: there is a cross at the upper edge, or a
+    plus where one failed.
 
     Args:
         runs: with what is known of each.
@@ -126,8 +132,8 @@ def draw(
         _require_numbers(runs, y)
     for name in logarithmic:
         _require_positive(runs, name, [x, *y])
-    columns = _values(runs, panels)
-    labels = _values(runs, lines)
+    columns = different_values(runs, panels)
+    labels = different_values(runs, lines)
     height = 1.3 + 0.4 * len(labels) if kind == "matrix" else 3.3
     figure = Figure(
         figsize=(max(5.0, 4.2 * len(columns)) + 1.5, height * len(y) + 0.6), layout="constrained"
@@ -138,10 +144,10 @@ def draw(
             axes = grid[row, column]
             chosen = [run for run in runs if panels is None or run.value(panels) == panel]
             if panels is not None and not row:
-                axes.set_title(f"{_short(panels)} {_shown(panel)}", fontsize=10)
+                axes.set_title(f"{_short(panels)} {shown(panel)}", fontsize=10)
             if kind == "lines":
                 assert x is not None
-                _draw_lines(axes, chosen, x, name, lines, labels, logarithmic)
+                draw_lines(axes, chosen, x, name, lines, labels, logarithmic)
             elif kind == "matrix":
                 assert x is not None and lines is not None
                 _draw_matrix(axes, chosen, x, name, lines, labels)
@@ -156,7 +162,7 @@ def draw(
         for axes in grid.flat:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
                 found.setdefault(label, handle)
-        order = [_shown(label) for label in labels if _shown(label) in found]
+        order = [shown(label) for label in labels if shown(label) in found]
         handles = [found[label] for label in order]
         figure.legend(handles, order, title=_short(lines), loc="outside right center", fontsize=8)
     if title:
@@ -166,7 +172,7 @@ def draw(
     return buffer.getvalue()
 
 
-def _draw_lines(
+def draw_lines(
     axes: Axes,
     runs: Sequence[Run],
     x: str,
@@ -174,23 +180,37 @@ def _draw_lines(
     lines: str | None,
     labels: Sequence[Value],
     logarithmic: Sequence[str],
+    *,
+    joined: bool = True,
+    band: bool = True,
 ) -> None:
-    places = _values(runs, x)
-    numeric = all(is_number(value) for value in places)
-    at: Mapping[Value, float] = {
-        value: float(value) if numeric else index  # type: ignore[arg-type]
-        for index, value in enumerate(places)
-    }
+    """Draw the means of ``y`` over ``x``, one line for each of ``labels``.
+
+    Where a run diverged there is a cross at the upper edge, where one failed a plus.
+
+    Args:
+        axes: to draw on.
+        runs: whose overrides and columns are the names.
+        x: horizontal axis.
+        y: vertical axis.
+        lines: what has the labels as its values; None for one line of all runs.
+        labels: values of ``lines``, in the order of their colours.
+        logarithmic: those of ``x`` and ``y`` whose axis is logarithmic.
+        joined: draw a line through the means; else points only.
+        band: from the lowest value to the highest.
+    """
+    at = positions(runs, x)
+    numeric = all(is_number(value) for value in at)
     if y in logarithmic:
         axes.set_yscale("log")
     if x in logarithmic and numeric:
         axes.set_xscale("log")
-        axes.set_xticks([at[value] for value in places], [_shown(value) for value in places])
+        axes.set_xticks(list(at.values()), apart(list(at)))
         axes.xaxis.set_minor_locator(NullLocator())
     for index, label in enumerate(labels):
         line = [run for run in runs if lines is None or run.value(lines) == label]
-        colour = _colour(index, len(labels))
-        points = [(at[value], _finite(line, x, value, y)) for value in places]
+        colour = line_colour(index, len(labels))
+        points = [(place, _finite(line, x, value, y)) for value, place in at.items()]
         known = [(place, values) for place, values in points if values]
         if known:
             where = [place for place, _ in known]
@@ -198,10 +218,12 @@ def _draw_lines(
                 where,
                 [_mean(values, geometric=y in logarithmic) for _, values in known],
                 color=colour,
+                linestyle="-" if joined else "",
                 marker=_MARKERS[index % len(_MARKERS)],
                 markersize=4,
-                label=_shown(label),
+                label=shown(label),
             )
+        if known and band:
             axes.fill_between(
                 where,
                 [min(values) for _, values in known],
@@ -210,21 +232,43 @@ def _draw_lines(
                 alpha=0.15,
                 linewidth=0,
             )
-        lost = [at[run.value(x)] for run in line if run.value("status") == _DIVERGED]
-        if lost:
-            height = [0.98] * len(lost)
-            label = "" if known else f"{_shown(label)}"
-            across = axes.get_xaxis_transform()
-            axes.plot(lost, height, "x", color=colour, transform=across, label=label)
+        across = axes.get_xaxis_transform()
+        for status, mark in LOST.items():
+            lost = [at[run.value(x)] for run in line if run.value("status") == status]
+            if lost:
+                entry = "" if known else shown(label)
+                height = [0.98] * len(lost)
+                axes.plot(lost, height, mark, color=colour, transform=across, label=entry)
     if not numeric:
+        places = [shown(value) for value in at]
+        turned = sum(map(len, places)) > _MOST_LETTERS
         axes.set_xticks(
-            range(len(places)), [_shown(value) for value in places], rotation=30, ha="right"
+            range(len(at)), places, rotation=30 if turned else 0, ha="right" if turned else "center"
         )
     if y in ("slope", "attenuation", "leading_exponent", "attenuation_over_layers"):
         axes.axhline(0, color="grey", linestyle=":", linewidth=1)
     axes.set_xlabel(_short(x))
     axes.label_outer()
     axes.grid(alpha=0.25)
+
+
+def apart(values: Sequence[Value]) -> list[str]:
+    """Labels of a logarithmic axis: every value, or none where the one before is too near."""
+    logarithms = [math.log(float(value)) for value in values]  # type: ignore[arg-type]
+    least = _APART * (logarithms[-1] - logarithms[0])
+    labels, last = [], -math.inf
+    for value, place in zip(values, logarithms, strict=True):
+        labels.append(shown(value) if place - last >= least else "")
+        last = place if labels[-1] else last
+    return labels
+
+
+def positions(runs: Sequence[Run], x: str) -> dict[Value, float]:
+    """Where the values of a horizontal axis lie: numbers at themselves, others side by side."""
+    places = different_values(runs, x)
+    if all(is_number(value) for value in places):
+        return {value: float(value) for value in places}  # type: ignore[arg-type]
+    return {value: float(index) for index, value in enumerate(places)}
 
 
 def _draw_matrix(
@@ -235,7 +279,7 @@ def _draw_matrix(
     lines: str,
     labels: Sequence[Value],
 ) -> None:
-    places = _values(runs, x)
+    places = different_values(runs, x)
     means = np.full((len(labels), len(places)), np.nan)
     for row, label in enumerate(labels):
         line = [run for run in runs if run.value(lines) == label]
@@ -257,8 +301,8 @@ def _draw_matrix(
             fontsize=8,
             color="white" if dark and math.isfinite(value) else "black",
         )
-    axes.set_xticks(range(len(places)), [_shown(value) for value in places])
-    axes.set_yticks(range(len(labels)), [_shown(label) for label in labels])
+    axes.set_xticks(range(len(places)), [shown(value) for value in places])
+    axes.set_yticks(range(len(labels)), [shown(label) for label in labels])
     axes.set_xlabel(_short(x))
     axes.label_outer()
     title = axes.get_title()
@@ -279,9 +323,9 @@ def _draw_profiles(
         axes.plot(
             range(length),
             np.exp(logarithms.mean(0)),
-            color=_colour(index, len(labels)),
+            color=line_colour(index, len(labels)),
             linestyle=_DASHES[index // 10 % len(_DASHES)],
-            label=_shown(label),
+            label=shown(label),
         )
     axes.set_yscale("log")
     low, high = axes.get_ylim()
@@ -295,7 +339,8 @@ _MARKERS = "os^vD*Pp<>"
 _DASHES = ("-", "--", ":")
 
 
-def _colour(index: int, count: int) -> Any:
+def line_colour(index: int, count: int) -> Any:
+    """Of one among so many lines."""
     name = "tab10" if count <= 10 else "tab20"
     return matplotlib.colormaps[name](index % 20)
 
@@ -322,7 +367,7 @@ def _require_positive(runs: Sequence[Run], name: str, axes: Sequence[str | None]
         raise ValueError(f"figure.logarithmic={name}: some values are not above 0")
 
 
-def _values(runs: Sequence[Run], name: str | None) -> list[Value]:
+def different_values(runs: Sequence[Run], name: str | None) -> list[Value]:
     """Different values in order: numbers by size, anything else as first seen."""
     if name is None:
         return [None]
@@ -343,7 +388,8 @@ def _mean(values: Sequence[float], *, geometric: bool = False) -> float:
     return sum(values) / len(values)
 
 
-def _shown(value: Value) -> str:
+def shown(value: Value) -> str:
+    """A value as it stands beside a line or an axis."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

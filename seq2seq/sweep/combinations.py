@@ -1,0 +1,181 @@
+"""Runs that differ in nothing but their seed, taken together: mean, spread, and which is best.
+
+A run that diverged counts as worse than any that has a value. What is shown of it is left to the
+page and the figures.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from seq2seq.figures import SMALLER_IS_BETTER
+from seq2seq.sweep.evidence import Evidence
+from seq2seq.sweep.runs import Value, is_number, swept
+
+DIVERGED, FAILED = "diverged", "failed"
+
+# Figures of a run's course that are better when smaller, beside those of a test.
+_SMALLER_OF_TRAINING = ("seconds", "steps_to_target")
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One value for each swept key but the seeds, and the runs that have it.
+
+    Args:
+        values: by key.
+        members: at least one.
+        found: the metric of those members that have it, in their order.
+    """
+
+    values: Mapping[str, Value]
+    members: tuple[Evidence, ...]
+    found: tuple[float, ...]
+
+    @property
+    def mean(self) -> float | None:
+        """Of the metric; None where no run has it."""
+        return statistics.fmean(self.found) if self.found else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Sample standard deviation of the metric; None with fewer than two runs."""
+        return statistics.stdev(self.found) if len(self.found) > 1 else None
+
+    def count(self, *statuses: str) -> int:
+        """Number of members that ended, or stand, so."""
+        return sum(member.status in statuses for member in self.members)
+
+    def mean_of(self, column: str) -> float | None:
+        """Of any column that holds finite numbers."""
+        found = [number(member, column) for member in self.members]
+        known = [one for one in found if one is not None]
+        return statistics.fmean(known) if known else None
+
+
+def smaller_is_better(metric: str) -> bool:
+    """Whether a figure such as ``test/loss`` is an error or a cost."""
+    return metric.rpartition("/")[2] in (*SMALLER_IS_BETTER, *_SMALLER_OF_TRAINING)
+
+
+def number(one: Evidence, name: str) -> float | None:
+    """A finite number among a run's overrides and columns."""
+    value = one.run.value(name)
+    if not is_number(value) or not math.isfinite(value):  # type: ignore[arg-type]
+        return None
+    return float(value)  # type: ignore[arg-type]
+
+
+def is_seed(key: str) -> bool:
+    """Whether runs that differ in it are repetitions of each other."""
+    return key.rpartition(".")[2] in ("seed", "initialization_seed")
+
+
+def is_condition(key: str) -> bool:
+    """Whether it says what is learned, not how: values of the metric compare only within it."""
+    return key == "sweep" or key.partition(".")[0] == "data"
+
+
+def varied(evidence: Sequence[Evidence]) -> tuple[list[str], list[str]]:
+    """Keys but the seeds in which runs differ, and those that differ from sweep to sweep only.
+
+    What differs from sweep to sweep only, the key ``sweep`` says already.
+    """
+    keys = [key for key in swept([one.run for one in evidence]) if not is_seed(key)]
+    if "sweep" not in keys:
+        return keys, []
+    sweeps = {one.run.overrides["sweep"] for one in evidence}
+    between = [
+        key
+        for key in keys
+        if key != "sweep"
+        and len({(one.run.overrides["sweep"], one.run.overrides[key]) for one in evidence})
+        == len(sweeps)
+    ]
+    return [key for key in keys if key not in between], between
+
+
+def combine(evidence: Sequence[Evidence], keys: Sequence[str], metric: str) -> list[Combination]:
+    """Runs with the same values of the keys together, in the order of the runs."""
+    together: dict[tuple[Value, ...], list[Evidence]] = {}
+    for one in evidence:
+        together.setdefault(tuple(one.run.overrides.get(key) for key in keys), []).append(one)
+    return [
+        Combination(
+            values=dict(zip(keys, values, strict=True)),
+            members=tuple(members),
+            found=tuple(value for one in members if (value := number(one, metric)) is not None),
+        )
+        for values, members in together.items()
+    ]
+
+
+def ranked(combinations: Sequence[Combination], metric: str) -> list[Combination]:
+    """Those with a value, the best mean first; after them those of which a run diverged."""
+    sign = _sign(metric)
+    known = [one for one in combinations if one.found]
+    return sorted(known, key=lambda one: (one.count(DIVERGED) > 0, sign * (one.mean or 0.0)))
+
+
+def best_member(combination: Combination, metric: str) -> Evidence:
+    """The run of a combination with the best value.
+
+    Raises:
+        ValueError: if none has one.
+    """
+    known = [one for one in combination.members if number(one, metric) is not None]
+    if not known:
+        raise ValueError(f"no run has {metric}")
+    sign = _sign(metric)
+    return min(known, key=lambda one: sign * (number(one, metric) or 0.0))
+
+
+@dataclass(frozen=True)
+class BestValue:
+    """The value of one key whose runs do best, whatever the other keys are.
+
+    Args:
+        key: that was swept.
+        value: of it.
+        median: of the metric over the combinations with that value, whose own value is the median
+            over seeds, a diverged run the worst of all.
+        edge: ``smallest`` or ``largest`` if no number beyond it was tried, else None.
+    """
+
+    key: str
+    value: Value
+    median: float
+    edge: str | None
+
+
+def best_values(combinations: Sequence[Combination], metric: str) -> dict[str, BestValue]:
+    """By key; a key without a value that has a finite median is left out."""
+    sign = _sign(metric)
+    found = {}
+    for key in combinations[0].values if combinations else ():
+        by_value: dict[Value, list[float]] = {}
+        for one in combinations:
+            # Of a combination first, so that missing seeds don't shift what it stands for.
+            measured = [*one.found, *[sign * math.inf] * one.count(DIVERGED)]
+            if measured:
+                by_value.setdefault(one.values[key], []).append(statistics.median(measured))
+        medians = {value: statistics.median(all_) for value, all_ in by_value.items()}
+        finite = {value: median for value, median in medians.items() if math.isfinite(median)}
+        if len(by_value) > 1 and finite:
+            best = min(finite, key=lambda value: sign * finite[value])
+            found[key] = BestValue(key, best, finite[best], _edge(best, list(by_value)))
+    return found
+
+
+def _sign(metric: str) -> int:
+    return 1 if smaller_is_better(metric) else -1
+
+
+def _edge(value: Value, tried: Sequence[Value]) -> str | None:
+    numbers = [one for one in tried if is_number(one)]
+    if len(numbers) < len(tried) or len(numbers) < 3:
+        return None
+    if value == min(numbers):  # type: ignore[type-var]
+        return "smallest"
+    return "largest" if value == max(numbers) else None  # type: ignore[type-var]

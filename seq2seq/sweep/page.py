@@ -1,0 +1,476 @@
+"""The page of a report: what its tables and sentences say, put into `page.html` with the figures.
+
+One file without links to anything else, beside it a PNG and a CSV of every figure. What the runs
+left is read by `evidence`, what they amount to is worked out by `combinations`.
+"""
+
+import csv
+import io
+import shlex
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+import seq2seq
+from seq2seq.records import write_whole
+from seq2seq.sweep.combinations import (
+    DIVERGED,
+    FAILED,
+    Combination,
+    best_member,
+    best_values,
+    combine,
+    is_condition,
+    is_seed,
+    number,
+    ranked,
+    smaller_is_better,
+    varied,
+)
+from seq2seq.sweep.evidence import DAMAGED, Evidence, Gathered, gather
+from seq2seq.sweep.figure import different_values, shown
+from seq2seq.sweep.importance import importance
+from seq2seq.sweep.metric_figures import importance_figure, metric_by_key, sweet_spot
+from seq2seq.sweep.picture import Picture
+from seq2seq.sweep.plan import short_key
+from seq2seq.sweep.runs import swept
+from seq2seq.sweep.table import write_table
+from seq2seq.sweep.training_figures import curves, gradient_heat_maps
+
+PAGE = "index.html"
+
+# Figures that stand in the table of runs beside the metric, where any run has them.
+_COLUMNS = (
+    *("test/loss", "test/token_accuracy", "test/exact_match", "test/bleu"),
+    *("slope", "verdict", "train/steps_to_target"),
+)
+# Settings of the task whose best runs are told one by one.
+_MOST_CONDITIONS = 24
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Of a table.
+
+    Args:
+        text: as it is read.
+        value: that a column is sorted by; None where it is unknown.
+        details: more of it, shown on demand.
+        status: that it is coloured by.
+    """
+
+    text: str
+    value: float | str | None
+    details: str = ""
+    status: str = ""
+
+    @property
+    def numeric(self) -> bool:
+        """Whether it stands at the right, as numbers do and what takes their place."""
+        return not isinstance(self.value, str)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells.
+
+    Args:
+        header: short name and full name of each column.
+        rows: of as many cells.
+        best: index of the row to point out.
+    """
+
+    header: list[tuple[str, str]]
+    rows: list[list[Cell]]
+    best: int | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with a figure, or with the reason why there is none."""
+
+    id: str
+    title: str
+    picture: Picture | None
+    instead: str = ""
+
+
+def write_report(folders: Sequence[Path], *, metric: str | None, output: Path | None) -> Path:
+    """Write the page of one or several sweeps, or of single runs.
+
+    Args:
+        folders: of sweeps or runs.
+        metric: a figure of `metrics.json`; None for what the sweep was to make better.
+        output: the page, or a folder for it; None for ``report`` in the first folder.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ValueError: for a folder without runs, or a metric that no run has.
+        OSError: if it can't be written.
+    """
+    gathered = gather(folders)
+    chosen = choose_metric(gathered.evidence, metric)
+    path = _page_path(folders[0], output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keys, between = varied(gathered.evidence)
+    combinations = combine(gathered.evidence, keys, chosen)
+    sections = _sections(gathered.evidence, combinations, keys, chosen)
+    for section in sections:
+        if section.picture is not None:
+            section.picture.write(path.parent)
+    write_table(path.parent / "runs.csv", [one.run for one in gathered.evidence])
+    repeated = any(len(one.members) > 1 for one in combinations)
+    over_seeds = _combination_table(combinations, keys, chosen) if repeated else None
+    if over_seeds is not None:
+        _write_combinations(path.parent / "combinations.csv", combinations, keys, chosen)
+    content = {
+        "title": ", ".join(_folder_name(folder) for folder in folders),
+        "headline": _headline(gathered),
+        "swept": _swept_in_words(gathered.evidence, keys, between),
+        "metric": chosen,
+        "better": "lower" if smaller_is_better(chosen) else "higher",
+        "best": _best(combinations, keys, chosen),
+        "by_key": _by_key(combinations, keys, chosen),
+        "by_condition": _by_condition(combinations, keys, chosen),
+        "over_seeds": over_seeds,
+        "runs": _run_table(gathered.evidence, keys, chosen),
+        "notes": [(one.name, one.notes) for one in gathered.evidence if one.notes],
+        "sections": sections,
+        "command": shlex.join(["seq2seq-report", *map(str, folders)]),
+        "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "version": seq2seq.__version__,
+    }
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    write_whole(path, environment.get_template("page.html").render(content))
+    return path
+
+
+def choose_metric(evidence: Sequence[Evidence], wanted: str | None) -> str:
+    """The one asked for, or what most runs were to make better.
+
+    Raises:
+        ValueError: if no run has the one asked for, with those there are.
+    """
+    if wanted is None:
+        return Counter(one.objective for one in evidence).most_common(1)[0][0]
+    known = sorted(
+        {
+            name
+            for one in evidence
+            for name in one.run.columns
+            if "/" in name and number(one, name) is not None
+        }
+    )
+    if not known:
+        raise ValueError(f"--metric {wanted}: no run has any figures yet; leave it out")
+    if wanted not in known:
+        raise ValueError(
+            f"--metric {wanted} is a figure of no run; choose one of {', '.join(known)}"
+        )
+    return wanted
+
+
+def _page_path(folder: Path, output: Path | None) -> Path:
+    if output is None:
+        return folder / "report" / PAGE
+    return output if output.suffix.lower() in (".html", ".htm") else output / PAGE
+
+
+def _folder_name(folder: Path) -> str:
+    return folder.resolve().name or str(folder)
+
+
+def _sections(
+    evidence: Sequence[Evidence], combinations: list[Combination], keys: list[str], metric: str
+) -> list[Section]:
+    def drawn(id_: str, title: str, draw: Callable[[], Picture | None], instead: str) -> Section:
+        try:
+            picture = draw()
+        except ValueError as error:
+            return Section(id_, title, None, f"{str(error)[0].upper()}{str(error)[1:]}.")
+        return Section(id_, title, picture, "" if picture else instead)
+
+    known = [one for one in evidence if number(one, metric) is not None]
+    return [
+        drawn(
+            "sweet-spot",
+            "The sweet spot",
+            lambda: sweet_spot(evidence, combinations, metric),
+            "No number was swept that moves the slope of the gradient, or the slope or the metric "
+            "is not known: inspect=true measures the slope before training.",
+        ),
+        drawn(
+            "metric",
+            "The metric over each key",
+            lambda: metric_by_key(evidence, combinations, metric),
+            "",
+        ),
+        drawn(
+            "importance",
+            "What matters how much",
+            lambda: importance_figure(
+                importance(
+                    [one.run.overrides for one in known],
+                    [number(one, metric) or 0.0 for one in known],
+                    keys,
+                ),
+                metric,
+                left_out=len(evidence) - len(known),
+            ),
+            "",
+        ),
+        drawn(
+            "curves",
+            "Training curves",
+            lambda: curves(combinations, keys),
+            "No run has logged a loss yet.",
+        ),
+        drawn(
+            "gradient",
+            "The gradient norm over distance and training",
+            lambda: gradient_heat_maps(evidence, combinations, keys, metric=metric),
+            "No run has kept its gradient norms: callbacks=default does.",
+        ),
+    ]
+
+
+def _headline(gathered: Gathered) -> list[str]:
+    evidence = gathered.evidence
+    counts = Counter(one.status for one in evidence)
+    runs = "1 run" if len(evidence) == 1 else f"{len(evidence)} runs"
+    said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    lines = [f"{runs}: {said}."]
+    if gathered.planned is not None and gathered.planned > len(evidence):
+        lines.append(f"{gathered.planned} runs are planned, {len(evidence)} have begun.")
+    seconds = [one.seconds for one in evidence if one.seconds is not None]
+    if len(seconds) > 1:
+        lines.append(
+            f"The runs took {duration(sum(seconds))} in all, "
+            f"{duration(statistics.median(seconds))} each (median)."
+        )
+    elif seconds:
+        lines.append(f"The run took {duration(seconds[0])}.")
+    if counts["running"]:
+        lines.append("Some are still running: the same command brings this page up to date.")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """In the two largest units that matter."""
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def _swept_in_words(
+    evidence: Sequence[Evidence], keys: Sequence[str], between: Sequence[str]
+) -> list[dict[str, str]]:
+    """Each key with the values that it takes, seeds and what goes with the sweep last."""
+    seeds = [key for key in swept([one.run for one in evidence]) if is_seed(key)]
+    words = []
+    for key in [*keys, *seeds]:
+        values = different_values([one.run for one in evidence], key)
+        text = ", ".join(map(shown, values[:12])) + (", …" if len(values) > 12 else "")
+        words.append({"key": key, "taken": text, "note": ""})
+        if key == "sweep" and between:
+            words[-1]["note"] = f"They also differ in {', '.join(between)}."
+    return words
+
+
+def _best(
+    combinations: Sequence[Combination], keys: Sequence[str], metric: str
+) -> dict[str, Any] | None:
+    order = ranked(combinations, metric)
+    if not order:
+        return None
+    best = order[0]
+    member = best_member(best, metric)
+    return {
+        "value": _mean_in_words(best),
+        "runs": len(best.found),
+        "missing": len(best.members) - len(best.found) - best.count(DIVERGED),
+        "with": _with(best, keys),
+        "lost": best.count(DIVERGED),
+        "run": member.name,
+        "run_value": f"{number(member, metric):.4g}",
+        "command": shlex.join(member.command),
+    }
+
+
+def _with(best: Combination, keys: Sequence[str]) -> str:
+    return ", ".join(f"{short_key(key, keys)} {shown(best.values[key])}" for key in keys)
+
+
+def _mean_in_words(one: Combination) -> str:
+    mean = f"{one.mean:.4g}"
+    return mean if one.deviation is None else f"{mean} ± {one.deviation:.2g}"
+
+
+def _by_key(
+    combinations: Sequence[Combination], keys: Sequence[str], metric: str
+) -> list[dict[str, str]]:
+    """The best value of each key, over whatever the others are."""
+    found = best_values(combinations, metric)
+    return [
+        {
+            "key": short_key(key, keys),
+            "value": shown(best.value),
+            "median": f"{best.median:.4g}",
+            "edge": best.edge or "",
+            "condition": "yes" if is_condition(key) else "",
+        }
+        for key, best in found.items()
+        if key != "sweep"
+    ]
+
+
+def _by_condition(
+    combinations: Sequence[Combination], keys: Sequence[str], metric: str
+) -> Table | None:
+    """What is best for each task, where tasks or sweeps were compared as well as settings."""
+    conditions = [key for key in keys if is_condition(key)]
+    others = [key for key in keys if not is_condition(key)]
+    if not conditions or not others:
+        return None
+    best: dict[tuple[Any, ...], Combination] = {}
+    for one in ranked(combinations, metric):
+        best.setdefault(tuple(one.values[key] for key in conditions), one)
+    if not 1 < len(best) <= _MOST_CONDITIONS:
+        return None
+    header = [(short_key(key, keys), key) for key in (*conditions, *others)]
+    rows = [
+        [
+            *(_plain(one.values[key]) for key in (*conditions, *others)),
+            Cell(_mean_in_words(one), one.mean),
+        ]
+        for one in sorted(best.values(), key=lambda one: combinations.index(one))
+    ]
+    return Table([*header, (metric, metric)], rows)
+
+
+def _combination_table(
+    combinations: Sequence[Combination], keys: Sequence[str], metric: str
+) -> Table:
+    """One row a combination of the other keys, the best first."""
+    order = ranked(combinations, metric)
+    order += [one for one in combinations if not one.found]
+    other = ("running", "interrupted", DAMAGED)
+    counted = [(DIVERGED,), (FAILED,), *((status,) for status in other if _any(order, status))]
+    slopes = any(one.mean_of("slope") is not None for one in order)
+    header = [
+        *((short_key(key, keys), key) for key in keys),
+        (metric, f"mean ± standard deviation of {metric}"),
+        ("runs", "number of runs"),
+        *((statuses[0], f"number {statuses[0]}") for statuses in counted),
+        *([("slope", "mean slope of the gradient before training")] if slopes else []),
+    ]
+    rows = [
+        [
+            *(_plain(one.values[key]) for key in keys),
+            Cell(_mean_in_words(one) if one.found else "–", one.mean),
+            _plain(len(one.members)),
+            *(_plain(one.count(*statuses)) for statuses in counted),
+            *([_number(one.mean_of("slope"))] if slopes else []),
+        ]
+        for one in order
+    ]
+    return Table(header, rows, best=0 if order and order[0].found else None)
+
+
+def _any(combinations: Sequence[Combination], status: str) -> bool:
+    return any(one.count(status) for one in combinations)
+
+
+def _run_table(evidence: Sequence[Evidence], keys: Sequence[str], metric: str) -> Table:
+    seeds = [key for key in swept([one.run for one in evidence]) if is_seed(key)]
+    shown_keys = [*keys, *seeds]
+    columns = [
+        name
+        for name in dict.fromkeys((metric, *_COLUMNS))
+        if any(one.run.columns.get(name) is not None for one in evidence)
+    ]
+    timed = any(one.seconds is not None for one in evidence)
+    header = [
+        ("run", "folder of the run"),
+        ("status", "how the run stands"),
+        *((short_key(key, shown_keys), key) for key in shown_keys),
+        *((name.removeprefix("train/"), name) for name in columns),
+        *([("seconds", "of the whole run")] if timed else []),
+    ]
+    rows = [
+        [
+            Cell(one.name, float(one.name) if one.name.isdecimal() else one.name),
+            _status(one),
+            *(_plain(one.run.overrides.get(key)) for key in shown_keys),
+            *(_plain(one.run.columns.get(name)) for name in columns),
+            *([_number(one.seconds)] if timed else []),
+        ]
+        for one in evidence
+    ]
+    known = [index for index, one in enumerate(evidence) if number(one, metric) is not None]
+    sign = 1 if smaller_is_better(metric) else -1
+    best = min(known, key=lambda i: sign * (number(evidence[i], metric) or 0.0), default=None)
+    return Table(header, rows, best=best if len(evidence) > 1 else None)
+
+
+def _status(one: Evidence) -> Cell:
+    """The word, and what is known of the reason."""
+    record = one.record
+    text, details = "", ""
+    if one.status == DIVERGED and record.get("step") is not None:
+        text = f"at step {record['step']}: {record.get('tensor')}"
+        details = str(record.get("reason") or "")
+    elif one.status == FAILED:
+        reason = str(record.get("reason") or "").strip() or "it ended before it began"
+        text = reason.splitlines()[0]
+        details = str(record.get("traceback") or "")
+    elif one.status == DAMAGED:
+        text = "; ".join(one.notes)
+    elif one.status in ("running", "interrupted") and one.curves:
+        text = f"at step {max(one.curves)}"
+    return Cell(text, one.status, details, status=one.status)
+
+
+def _plain(value: Any) -> Cell:
+    if isinstance(value, float):
+        return _number(value)
+    if value is None:
+        return Cell("–", None)
+    return Cell(shown(value), value if isinstance(value, (int, str)) else shown(value))
+
+
+def _number(value: float | None) -> Cell:
+    return Cell("–", None) if value is None else Cell(f"{value:.4g}", value)
+
+
+def _write_combinations(
+    path: Path, combinations: Sequence[Combination], keys: Sequence[str], metric: str
+) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    statuses = list(dict.fromkeys(one.status for it in combinations for one in it.members))
+    writer.writerow([*keys, f"{metric} mean", f"{metric} deviation", "runs", *statuses])
+    for one in combinations:
+        known = [one.mean, one.deviation]
+        numbers = ["" if value is None else f"{value:.6g}" for value in known]
+        counts = [one.count(status) for status in statuses]
+        writer.writerow([*one.values.values(), *numbers, len(one.members), *counts])
+    write_whole(path, text.getvalue())
