@@ -18,12 +18,14 @@ from seq2seq.config import plain
 from seq2seq.event_log import hyperparameters
 from seq2seq.figures import SMALLER_IS_BETTER
 from seq2seq.instantiate import instantiate
+from seq2seq.sweep.launchers import cores, runs_at_once
 from seq2seq.sweep.plan import this_place
 
 if TYPE_CHECKING:
     import lightning
 
     from seq2seq.data.batch import EncodedSplit
+    from seq2seq.data.corpus import Corpus
     from seq2seq.data.datamodule import TranslationDataModule
     from seq2seq.initializers.rules import Initialization
     from seq2seq.initializers.trials import LayerCalibration
@@ -31,15 +33,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Of a sweep: the config of the corpus that was built last, and the data module that holds it.
-_last_corpus: list[Any] = []
+# Of a sweep: the data modules of the last corpora, each with the configs that it was built from.
+_corpora: list[tuple[Any, "TranslationDataModule"]] = []
+
+# Pairs of text that they may hold in all, beside the last: about 100 MB.
+_MOST_PAIRS = 200_000
 
 # PyTorch's number of threads before any run of this process changed it.
 _first_threads: list[int] = []
 
 
 def use_threads(threads: int | None) -> None:
-    """Let PyTorch use so many CPU threads, or as many as it began with.
+    """Let PyTorch use so many CPU threads.
+
+    Args:
+        threads: None for as many as it began with; runs of a sweep that run at the same time share
+            the cores.
 
     Raises:
         ValueError: for less than 1.
@@ -50,7 +59,10 @@ def use_threads(threads: int | None) -> None:
         raise ValueError(f"threads={threads} must be at least 1, or null")
     if not _first_threads:
         _first_threads.append(torch.get_num_threads())
-    torch.set_num_threads(threads or _first_threads[0])
+    share = _first_threads[0]
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        share = min(share, max(1, cores() // runs_at_once(HydraConfig.get())))
+    torch.set_num_threads(threads or share)
 
 
 def check_sizes(config: DictConfig) -> None:
@@ -134,7 +146,7 @@ def check_training(config: DictConfig) -> None:
 def build_datamodule(config: DictConfig) -> "TranslationDataModule":
     """Corpus, tokenizers trained on its training split, and batches.
 
-    The jobs of a sweep that run one after the other in a process share the last corpus.
+    The runs of a sweep that run one after the other in a process share their corpora.
     """
     from seq2seq.data.datamodule import TranslationDataModule
     from seq2seq.data.tokenizer import train_tokenizers
@@ -148,9 +160,9 @@ def build_datamodule(config: DictConfig) -> "TranslationDataModule":
     # Nowhere else: files that change between two runs must be read again.
     sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     wanted = {"data": plain(config.data), "tokenizer": plain(config.tokenizer)}
-    if sweep and _last_corpus and _last_corpus[0] == wanted:
-        shared: TranslationDataModule = _last_corpus[1]
-        return shared.in_other_batches(**batches)
+    for known, shared in _corpora:
+        if sweep and known == wanted:
+            return shared.in_other_batches(**batches)
     corpus = instantiate(config.data)
     source, target = train_tokenizers(corpus.train, **plain(config.tokenizer))
     logger.info(
@@ -167,8 +179,15 @@ def build_datamodule(config: DictConfig) -> "TranslationDataModule":
         corpus=corpus, source_tokenizer=source, target_tokenizer=target, **batches
     )
     if sweep:
-        _last_corpus[:] = [wanted, datamodule]
+        # Not the one of this run, which will hold the run's network.
+        _corpora.append((wanted, datamodule.in_other_batches(**batches)))
+        while len(_corpora) > 1 and sum(_pairs(one.corpus) for _, one in _corpora) > _MOST_PAIRS:
+            del _corpora[0]
     return datamodule
+
+
+def _pairs(corpus: "Corpus") -> int:
+    return sum(map(len, (corpus.train, corpus.validation, corpus.test, corpus.test_longer)))
 
 
 def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "TranslationModule":
