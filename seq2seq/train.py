@@ -77,7 +77,7 @@ def train(config: DictConfig) -> Figures:
 def _train(config: DictConfig, folder: Path) -> Figures:
     import lightning
 
-    from seq2seq.callbacks.best_checkpoint import BestCheckpoint
+    from seq2seq.callbacks.best_checkpoint import BestCheckpoint, validation_figures
     from seq2seq.callbacks.progress import Throughput
     from seq2seq.checkpoint import check_resumable
     from seq2seq.curves import CurveTable
@@ -105,7 +105,10 @@ def _train(config: DictConfig, folder: Path) -> Figures:
     if not throughput.tokens:
         weights = "initialized weights" if ckpt_path is None else "weights in ckpt_path"
         logger.warning("nothing was trained: the figures are those of the %s", weights)
-    best = next((one.path for one in callbacks if isinstance(one, BestCheckpoint)), None)
+    judge = next((one for one in callbacks if isinstance(one, BestCheckpoint)), None)
+    best = None if judge is None else judge.path
+    # Of the weights that are tested: testing forgets what validation found.
+    validated = validation_figures(trainer) if judge is None else judge.figures
     trainer.test(
         module,
         datamodule,
@@ -113,7 +116,7 @@ def _train(config: DictConfig, folder: Path) -> Figures:
         weights_only=True,
         verbose=False,
     )
-    figures = summary(trainer, module, callbacks, folder)
+    figures = {**validated, **summary(trainer, module, callbacks, folder)}
     write_json(folder / METRICS, figures)
     return figures
 

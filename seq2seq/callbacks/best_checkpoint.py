@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 
@@ -30,6 +31,29 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.path = Path(folder) / "best.ckpt"
+        self.figures: dict[str, float] = {}
+        """Figures of the validation that was the best so far, by TensorBoard's names."""
+
+    # Lightning judges in one of these two, depending on how often it validates.
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Judge what was just validated."""
+        before = self.best_model_score
+        super().on_validation_end(trainer, pl_module)
+        self._note(trainer, better=self.best_model_score is not before)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Judge what was just validated."""
+        before = self.best_model_score
+        super().on_train_epoch_end(trainer, pl_module)
+        self._note(trainer, better=self.best_model_score is not before)
+
+    def _note(self, trainer: Trainer, *, better: bool) -> None:
+        if better:
+            self.figures = validation_figures(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run goes on from."""
+        return {**super().state_dict(), "figures": self.figures}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best checkpoint so far, with its file if the run goes on elsewhere."""
@@ -39,6 +63,7 @@ class BestCheckpoint(ModelCheckpoint):
         if former.resolve() != self.path.resolve():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(former, self.path)
+        self.figures = state_dict.get("figures", {})
         place = str(self.path)
         super().load_state_dict(
             {
@@ -49,3 +74,9 @@ class BestCheckpoint(ModelCheckpoint):
                 "best_k_models": {place: state_dict["best_model_score"]},
             }
         )
+
+
+def validation_figures(trainer: Trainer) -> dict[str, float]:
+    """What the last validation found."""
+    figures = sorted(trainer.callback_metrics.items())
+    return {name: float(value) for name, value in figures if name.startswith("val/")}
