@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seq2seq.config import plain
 from seq2seq.event_log import hyperparameters
-from seq2seq.figures import SMALLER_IS_BETTER
+from seq2seq.figures import FIGURES, SMALLER_IS_BETTER
 from seq2seq.instantiate import instantiate
 from seq2seq.sweep.launchers import cores, runs_at_once
 from seq2seq.sweep.plan import this_place
@@ -98,8 +98,6 @@ def check_training(config: DictConfig) -> None:
     Raises:
         ValueError: naming the key, its value and the rule.
     """
-    from seq2seq.scoring import FIGURES
-
     if config.trainer.devices != 1:
         raise ValueError(
             f"trainer.devices={config.trainer.devices} must be 1: batches are made for one device, "

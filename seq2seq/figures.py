@@ -1,11 +1,14 @@
 """Figures at the end of a run: how they are shown, and which of them are better when smaller.
 
-Which figures there are is left to the entries that collect them.
+How those of a split are computed is left to `scoring`, and what else there is to the entries.
 """
 
 from collections.abc import Mapping
 
 Figures = dict[str, float | int | str | None]
+
+# Of each split, below its name.
+FIGURES = ("loss", "perplexity", "token_accuracy", "bleu", "chrf", "exact_match", "edit_rate")
 
 SMALLER_IS_BETTER = ("loss", "perplexity", "edit_rate")
 

@@ -17,8 +17,6 @@ from seq2seq.metrics import TeacherForcedScores, TranslationScores
 from seq2seq.models.encoder_decoder import EncoderDecoder
 from seq2seq.translator import Translator
 
-FIGURES = ("loss", "perplexity", "token_accuracy", "bleu", "chrf", "exact_match", "edit_rate")
-
 
 class TranslatedPair(NamedTuple):
     """A pair of the corpus beside the model's own translation of its source."""

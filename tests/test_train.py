@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from seq2seq.assembly import build_datamodule, build_module, initialize_weights
 from seq2seq.checkpoint import load_trained
+from seq2seq.figures import FIGURES
 from seq2seq.module import TranslationModule
-from seq2seq.scoring import FIGURES
 from seq2seq.status import Diverged
 from seq2seq.train import train
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from seq2seq.figures import SMALLER_IS_BETTER
+from seq2seq.figures import FIGURES, SMALLER_IS_BETTER
 from seq2seq.status import RECORD, read_status, recorded
 from seq2seq.sweep.plan import PLAN, Place, read_plan, short_key, this_place
 from seq2seq.sweep.progress import progress_of, tell
@@ -86,8 +86,6 @@ def check_objective(name: str, *, validated: bool) -> None:
     Raises:
         ValueError: naming the key.
     """
-    from seq2seq.scoring import FIGURES
-
     split, _, figure = name.partition("/")
     if split not in ("test", "val", "test_longer") or figure not in FIGURES:
         raise ValueError(

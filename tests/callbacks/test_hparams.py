@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import api_pb2, metadata
 from toy_training import Module, fit, make_batch, read_events
 
-from seq2seq import scoring
+from seq2seq import figures, scoring
 from seq2seq.callbacks.hparams import FIGURES, HParams
 from seq2seq.status import Diverged
 from seq2seq.train import train
@@ -97,4 +97,4 @@ def test_a_run_that_is_under_way_has_a_row_that_has_not_ended(tmp_path: Path) ->
 
 
 def test_every_figure_has_a_column() -> None:
-    assert sorted(FIGURES) == sorted(scoring.FIGURES)
+    assert sorted(FIGURES) == sorted(figures.FIGURES)
