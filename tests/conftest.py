@@ -5,7 +5,9 @@ those marked `browser` where there is no Playwright or no Chromium for it.
 """
 
 import functools
+import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -16,7 +18,10 @@ from typing import NamedTuple
 import hydra
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+from seq2seq.diagnostics.gradient_profile import GradientProfile, append_gradient_flow
+from seq2seq.records import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -121,6 +126,69 @@ def compose(tmp_path: Path) -> Compose:
             return hydra.compose("train", [*tiny, *overrides])
 
     return composed
+
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_run() -> MakeRun:
+    """The folder of a run as training leaves it, from what is known of it, without training."""
+    return _make_run
+
+
+def _make_run(
+    folder: Path,
+    overrides: dict[str, object],
+    *,
+    loss: float | None = None,
+    status: dict[str, object] | None = None,
+    curve: dict[int, float] | None = None,
+    slope: float | None = None,
+    objective: str = "test/loss",
+) -> Path:
+    """Write a run.
+
+    Args:
+        folder: of the run.
+        overrides: that it was started with.
+        loss: `test/loss`; None for a run without figures.
+        status: None for finished after 2 s.
+        curve: training loss by step.
+        slope: of the gradient's logarithm per timestep, at steps 0 and 10.
+        objective: of its sweep.
+    """
+    texts = [f"{key}={'null' if value is None else value}" for key, value in overrides.items()]
+    config = {
+        "model": {"cell": "gru", "hidden_size": 64},
+        "initializer": {"recurrent": {"gain": 1.0}},
+        "optimizer": {"lr": 0.002},
+        "seed": 1,
+        "sweep": {"objective": objective},
+    }
+    choices = {"initializer": "orthogonal", "model": "gru", "data": "copy"}
+    hydra = {"runtime": {"choices": choices}, "help": {"app_name": "seq2seq-train"}}
+    (folder / ".hydra").mkdir(parents=True)
+    for name, content in (("overrides", texts), ("config", config), ("hydra", {"hydra": hydra})):
+        OmegaConf.save(OmegaConf.create(content), folder / ".hydra" / f"{name}.yaml")
+    write_json(folder / "status.json", status or {"status": "finished", "seconds": 2.0})
+    if loss is not None:
+        figures = {"test/loss": loss, "test/exact_match": 1 / (1 + loss), "run": str(folder)}
+        write_json(folder / "metrics.json", figures)
+    if curve is not None:
+        rows = [json.dumps({"step": step, "train/loss": value}) for step, value in curve.items()]
+        (folder / "curves.jsonl").write_text("".join(f"{row}\n" for row in rows))
+    if slope is not None:
+        norms = tuple(math.exp(slope * distance) for distance in range(12))
+        append_gradient_flow(
+            folder / "gradient_flow.jsonl",
+            [
+                GradientProfile(step, "encoder/layer0/forward", quantity, norms)
+                for step in (0, 10)
+                for quantity in ("hidden", "transport")
+            ],
+        )
+    return folder
 
 
 class Finished(NamedTuple):
