@@ -515,10 +515,11 @@ class CallbacksConfig:
 
 @dataclass
 class SweepConfig:
-    """How a sweep goes on, and what it tells its sweeper."""
+    """How a sweep goes on, what it tells its sweeper, and whether it ends in a page."""
 
     resume: str | None = None
     objective: str = "test/loss"
+    report: bool = True
 
 
 @dataclass

@@ -3,6 +3,8 @@
 What is written there is left to the callbacks.
 """
 
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,14 @@ def event_logger(folder: Path, *, before_step: int = 0) -> "TensorBoardLogger":
         version=folder.name,
         default_hp_metric=False,
         purge_step=before_step,
+    )
+
+
+def open_tensorboard(folder: Path) -> str:
+    """The command that shows the events in a folder, with all pictures that there are."""
+    return (
+        f"{shlex.quote(sys.executable)} -m tensorboard.main --logdir {shlex.quote(str(folder))} "
+        "--samples_per_plugin images=100,scalars=5000"
     )
 
 

@@ -27,7 +27,7 @@ from seq2seq.assembly import (
     use_threads,
 )
 from seq2seq.config import config_folder, register
-from seq2seq.event_log import event_logger
+from seq2seq.event_log import event_logger, open_tensorboard
 from seq2seq.figures import Figures, table
 from seq2seq.instantiate import check_targets, instantiate
 from seq2seq.records import INSPECTION, METRICS, write_json
@@ -176,10 +176,7 @@ def summary(
         "run": str(folder),
         "checkpoint": next((str(path) for path in (best, last) if path.is_file()), None),
         "tensorboard": str(tensorboard),
-        "open_tensorboard": (
-            f"{sys.executable} -m tensorboard.main --logdir {tensorboard} "
-            "--samples_per_plugin images=100,scalars=5000"
-        ),
+        "open_tensorboard": open_tensorboard(tensorboard),
     }
 
 

@@ -41,6 +41,7 @@ TINY_RUN = (
     "trainer.max_epochs=1",
     "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false",
+    "sweep.report=false",
 )
 
 DIAGNOSTICS = (

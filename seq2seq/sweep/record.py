@@ -18,6 +18,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from seq2seq.config import plain
+from seq2seq.event_log import open_tensorboard
 from seq2seq.records import write_json
 from seq2seq.status import RECORD, check_free, held, is_held, read_status
 from seq2seq.sweep.composition import share_composition
@@ -108,8 +109,22 @@ class SweepRecord(Callback):
                 print(f"the figure averages over {', '.join(averaged)}", flush=True)
         except ValueError as error:
             logger.error("no figure was drawn: %s", error)
+        if config.sweep.report:
+            _report(folder)
         if any(run.columns["status"] == "failed" for run in runs):
             sys.exit(1)
+
+
+def _report(folder: Path) -> None:
+    from seq2seq.sweep.page import write_report
+
+    try:
+        print(write_report([folder], metric=None, output=None), flush=True)
+    except ValueError as error:
+        logger.error("no report was written: %s", error)
+    events = folder / "tensorboard"
+    if events.is_dir():
+        print(open_tensorboard(events), flush=True)
 
 
 # Of the sweep that this process leads: its folder and plan, and what is to be let go of at its end.

@@ -43,7 +43,7 @@ def test_the_table_has_what_was_swept_measured_and_reached(
     finished = command_line(
         *(*QUIET, "initializer.recurrent.gain=0.5,1.5", "seed=1,2", "inspect=true"),
         *("callbacks.target.loss=100", "callbacks.target.every_n_steps=2"),
-        "--multirun",
+        *("sweep.report=true", "--multirun"),
     )
     assert finished.status == 0, finished.output
     table = rows(tmp_path / "sweep")
@@ -61,6 +61,9 @@ def test_the_table_has_what_was_swept_measured_and_reached(
         assert (row["cell"], row["width"]) == ("rnn_tanh", "8")
         assert float(row["train/steps_to_target"]) == 2
     assert "4 runs: 4 finished" in finished.output
+    assert "sweep/report/index.html" in finished.output
+    assert "initializer.recurrent.gain" in (tmp_path / "sweep/report/index.html").read_text()
+    assert "tensorboard.main --logdir sweep/tensorboard" in finished.output
     with Image.open(tmp_path / "sweep" / FIGURE) as picture:
         assert picture.format == "PNG"
 
