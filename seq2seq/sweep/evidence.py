@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from seq2seq.diagnostics.gradient_profile import GradientProfile, read_gradient_
 from seq2seq.records import CURVES, INSPECTION, METRICS, read_lines
 from seq2seq.status import RECORD, read_status
 from seq2seq.sweep.plan import PLAN, read_plan
-from seq2seq.sweep.runs import Run, Value, overrides_of, read_run
+from seq2seq.sweep.runs import Run, Value, overrides_of, read_run, read_yaml
 
 GRADIENT_FLOW = "gradient_flow.jsonl"
 DAMAGED = "damaged"
@@ -115,8 +116,12 @@ class _Read:
 
     evidence: Evidence
     overrides: Mapping[str, Value]
-    config: DictConfig
+    config: Mapping[str, Any]
     choices: Mapping[str, Value]
+
+    @cached_property
+    def _composed(self) -> DictConfig:
+        return OmegaConf.create(dict(self.config))
 
     def value(self, key: str) -> Value:
         if key in self.overrides:
@@ -124,7 +129,7 @@ class _Read:
         if key in self.choices:
             return self.choices[key]
         try:
-            value = OmegaConf.select(self.config, key.lstrip("+~"))
+            value = OmegaConf.select(self._composed, key.lstrip("+~"))
         except OmegaConfBaseException:
             return None
         return value if isinstance(value, (int, float, str, bool)) else None
@@ -202,7 +207,6 @@ def _read(folder: Path, name: str) -> _Read:
     flow, broken = _read_flow(folder / GRADIENT_FLOW)
     if run.columns.get("slope") is None and flow:
         run = dataclasses.replace(run, columns={**run.columns, "slope": _first_slope(flow)})
-    selected = OmegaConf.create(config)
     evidence = Evidence(
         run=run,
         name=name,
@@ -214,7 +218,7 @@ def _read(folder: Path, name: str) -> _Read:
         notes=(*notes, *cut, *broken),
     )
     choices = (hydra.get("runtime") or {}).get("choices") or {}
-    return _Read(evidence, run.overrides, selected, choices)
+    return _Read(evidence, run.overrides, config, choices)
 
 
 def _overrides(folder: Path) -> dict[str, Value]:
@@ -243,10 +247,7 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 
 def _parse(path: Path) -> Any:
-    text = path.read_text(encoding="utf-8")
-    # The loader in C is ten times faster, where it was built.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return json.loads(text) if path.suffix == ".json" else yaml.load(text, loader)
+    return json.loads(path.read_bytes()) if path.suffix == ".json" else read_yaml(path)
 
 
 def _damage(folder: Path) -> list[str]:

@@ -26,6 +26,8 @@ FIGURE = "sweep.png"
 _LOWEST_NORM = 1e-12
 # Marks of runs without a value, at the upper edge.
 LOST = {"diverged": "x", "failed": "+"}
+# Values of a grid, each named on its axis; more are those of a search.
+MOST_STEPS = 12
 # Share of a logarithmic axis that lies at least between two of its numbers, lest they overlap.
 _APART = 0.08
 # Of names side by side below an axis; more are turned.
@@ -205,8 +207,9 @@ def draw_lines(
         axes.set_yscale("log")
     if x in logarithmic and numeric:
         axes.set_xscale("log")
-        axes.set_xticks(list(at.values()), apart(list(at)))
-        axes.xaxis.set_minor_locator(NullLocator())
+        if len(at) <= MOST_STEPS:
+            axes.set_xticks(list(at.values()), apart(list(at)))
+            axes.xaxis.set_minor_locator(NullLocator())
     for index, label in enumerate(labels):
         line = [run for run in runs if lines is None or run.value(lines) == label]
         colour = line_colour(index, len(labels))
@@ -390,7 +393,7 @@ def _mean(values: Sequence[float], *, geometric: bool = False) -> float:
 
 def shown(value: Value) -> str:
     """A value as it stands beside a line or an axis."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _short(name: str) -> str:

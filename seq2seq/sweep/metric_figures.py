@@ -11,14 +11,20 @@ from matplotlib.figure import FigureBase
 
 from seq2seq.sweep.combinations import Combination, best_values, number, smaller_is_better
 from seq2seq.sweep.evidence import Evidence
-from seq2seq.sweep.figure import LOST, different_values, draw_lines, line_colour, positions, shown
+from seq2seq.sweep.figure import (
+    LOST,
+    MOST_STEPS,
+    different_values,
+    draw_lines,
+    line_colour,
+    positions,
+    shown,
+)
 from seq2seq.sweep.importance import Importance, correlation_ratio, grouped
 from seq2seq.sweep.picture import Panel, Picture
 from seq2seq.sweep.plan import short_key
 from seq2seq.sweep.runs import Run, is_number
 
-# More values than these are points of a search, not steps of a grid: no line leads through them.
-_MOST_STEPS = 12
 # More lines can't be told apart.
 _MOST_LINES = 8
 _GREY = "0.55"
@@ -38,8 +44,10 @@ def metric_by_key(
         ValueError: if no run has the metric, or no key was swept.
     """
     keys = list(combinations[0].values)
-    if not keys or not _known(evidence, metric):
-        raise ValueError(f"no run has {metric} yet, or the runs differ in nothing but their seed")
+    if not keys:
+        raise ValueError("the runs differ in nothing but their seed")
+    if not _known(evidence, metric):
+        raise ValueError(f"no run has {metric} yet")
     logarithmic = [metric] if _wide([number(one, metric) for one in evidence]) else []
     panels = [
         Panel(
@@ -224,7 +232,7 @@ class _Scatter:
             ),
         ]
         values = different_values(self._runs, key)
-        steps = len(values) <= _MOST_STEPS or len(combinations[0].values) == 1
+        steps = len(values) <= MOST_STEPS or len(combinations[0].values) == 1
         self._joined = steps and all(is_number(value) for value in values)
 
     def __call__(self, figure: FigureBase) -> None:
@@ -264,7 +272,7 @@ class _SweetSpot:
         logarithmic = [self._x] if evenly_on_logarithm(self._evidence, self._x) else []
         if _wide([number(one, self._metric) for one in self._evidence]):
             logarithmic.append(self._metric)
-        joined = len(different_values(runs, self._x)) <= _MOST_STEPS
+        joined = len(different_values(runs, self._x)) <= MOST_STEPS
         above, below = figure.subplots(2, 1, sharex=True)
         for axes, name in ((above, self._metric), (below, "slope")):
             axes.margins(y=0.12)

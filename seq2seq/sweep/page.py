@@ -34,12 +34,12 @@ from seq2seq.sweep.combinations import (
     varied,
 )
 from seq2seq.sweep.evidence import DAMAGED, Evidence, Gathered, gather
-from seq2seq.sweep.figure import different_values, shown
+from seq2seq.sweep.figure import MOST_STEPS, different_values, shown
 from seq2seq.sweep.importance import importance
 from seq2seq.sweep.metric_figures import importance_figure, metric_by_key, sweet_spot
 from seq2seq.sweep.picture import Picture
 from seq2seq.sweep.plan import short_key
-from seq2seq.sweep.runs import swept
+from seq2seq.sweep.runs import Run, swept
 from seq2seq.sweep.table import write_table
 from seq2seq.sweep.training_figures import curves, gradient_heat_maps
 
@@ -140,11 +140,12 @@ def write_report(folders: Sequence[Path], *, metric: str | None, output: Path | 
         "best": _best(combinations, keys, chosen),
         "by_key": _by_key(combinations, keys, chosen),
         "by_condition": _by_condition(combinations, keys, chosen),
+        "conditions": ", ".join(short_key(key, keys) for key in keys if is_condition(key)),
         "over_seeds": over_seeds,
         "runs": _run_table(gathered.evidence, keys, chosen),
         "notes": [(one.name, one.notes) for one in gathered.evidence if one.notes],
         "sections": sections,
-        "command": shlex.join(["seq2seq-report", *map(str, folders)]),
+        "command": " ".join(map(quoted, ["seq2seq-report", *map(str, folders)])),
         "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "version": seq2seq.__version__,
     }
@@ -269,6 +270,12 @@ def _headline(gathered: Gathered) -> list[str]:
     return lines
 
 
+def quoted(text: str) -> str:
+    """As a shell takes it, in the marks that are easiest to read."""
+    simple = "'" in text and not set(text) & set('"$`\\!')
+    return f'"{text}"' if simple else shlex.quote(text)
+
+
 def duration(seconds: float) -> str:
     """In the two largest units that matter."""
     if seconds < 60:
@@ -288,7 +295,10 @@ def _swept_in_words(
     words = []
     for key in [*keys, *seeds]:
         values = different_values([one.run for one in evidence], key)
-        text = ", ".join(map(shown, values[:12])) + (", …" if len(values) > 12 else "")
+        if len(values) <= MOST_STEPS:
+            text = ", ".join(map(shown, values))
+        else:
+            text = f"{len(values)} values from {shown(values[0])} to {shown(values[-1])}"
         words.append({"key": key, "taken": text, "note": ""})
         if key == "sweep" and between:
             words[-1]["note"] = f"They also differ in {', '.join(between)}."
@@ -311,7 +321,7 @@ def _best(
         "lost": best.count(DIVERGED),
         "run": member.name,
         "run_value": f"{number(member, metric):.4g}",
-        "command": shlex.join(member.command),
+        "command": " ".join(map(quoted, member.command)),
     }
 
 
@@ -338,8 +348,13 @@ def _by_key(
             "condition": "yes" if is_condition(key) else "",
         }
         for key, best in found.items()
-        if key != "sweep"
+        # Of a number that is searched, no value stands for more than its own run.
+        if key != "sweep" and len(different_values(_runs(combinations), key)) <= MOST_STEPS
     ]
+
+
+def _runs(combinations: Sequence[Combination]) -> list[Run]:
+    return [member.run for one in combinations for member in one.members]
 
 
 def _by_condition(

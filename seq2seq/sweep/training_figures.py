@@ -4,6 +4,7 @@ The gradient norms are those of `diagnostics`, the curves whatever a run logged.
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from seq2seq.diagnostics.gradient_profile import GradientProfile
 from seq2seq.sweep.combinations import DIVERGED, Combination, number, ranked
 from seq2seq.sweep.evidence import Evidence
-from seq2seq.sweep.figure import apart, line_colour, shown
+from seq2seq.sweep.figure import MOST_STEPS, apart, line_colour, shown
 from seq2seq.sweep.metric_figures import evenly_on_logarithm
 from seq2seq.sweep.picture import Panel, Picture
 from seq2seq.sweep.plan import short_key
@@ -32,6 +33,7 @@ _MOST_COLOURS = 8
 _MOST_POINTS = 300
 _MOST_PANELS = 4
 _MOST_HEAT_MAPS = 8
+_TITLE_WIDTH = 38  # letters
 
 
 def curves(combinations: Sequence[Combination], keys: Sequence[str]) -> Picture | None:
@@ -188,7 +190,7 @@ class _Colours:
             self.scale = ScalarMappable(norm, colours)
             self._of = [colours(norm(value)) for value in values]
             places = sorted(set(values))
-            if scale is LogNorm:
+            if scale is LogNorm and len(places) <= MOST_STEPS:
                 self.ticks = tuple(zip(places, apart(places), strict=True))
         else:
             key = keys[0]
@@ -270,6 +272,7 @@ class _HeatMap:
             cmap=colours,
             rasterized=True,
         )
+        axes.set_xlim(left=min(self._steps[0], self._steps[-1] - 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel("optimizer steps")
@@ -392,7 +395,8 @@ def _title(one: Evidence, keys: Sequence[str], remarks: dict[str, str]) -> str:
     values = [f"{short_key(key, keys)} {shown(one.run.overrides.get(key))}" for key in keys]
     words = [remarks.get(one.name), one.status if one.status != "finished" else None]
     extra = [word for word in words if word]
-    return ", ".join(values or [f"run {one.name}"]) + (f" ({', '.join(extra)})" if extra else "")
+    title = ", ".join(values or [f"run {one.name}"]) + (f" ({', '.join(extra)})" if extra else "")
+    return "\n".join(textwrap.wrap(title, _TITLE_WIDTH))
 
 
 def _matrix(profiles: Sequence[GradientProfile]) -> NDArray[np.float64]:
