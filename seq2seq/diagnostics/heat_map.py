@@ -28,8 +28,10 @@ _VIRIDIS = np.array(
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _UNKNOWN = (225, 225, 225)
 _INK = (40, 40, 40)
-_LEFT, _TOP, _RIGHT, _BOTTOM = 64, 30, 116, 44
-_WIDTH, _HEIGHT = 600, 260
+# TensorBoard shows pictures of several runs about 350 pixels wide: the letters must bear that.
+_FONT_SIZE = 16
+_LEFT, _TOP, _RIGHT, _BOTTOM = 66, 32, 134, 56
+_WIDTH, _HEIGHT = 400, 240
 
 
 def viridis(values: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -91,16 +93,16 @@ def heat_map(
     picture = Image.new("RGB", (_LEFT + _WIDTH + _RIGHT, _TOP + _HEIGHT + _BOTTOM), "white")
     picture.paste(plot, (_LEFT, _TOP))
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=12)
+    font = ImageFont.load_default(size=_FONT_SIZE)
     draw.rectangle((_LEFT - 1, _TOP - 1, _LEFT + _WIDTH, _TOP + _HEIGHT), outline=_INK)
     draw.text((_LEFT, _TOP // 2), title, fill=_INK, font=font, anchor="lm")
     bottom = _TOP + _HEIGHT
-    draw.text((_LEFT + _WIDTH / 2, bottom + 32), x_label, fill=_INK, font=font, anchor="mm")
-    for x in _ticks(len(columns), most=7):
+    draw.text((_LEFT + _WIDTH / 2, bottom + 40), x_label, fill=_INK, font=font, anchor="mm")
+    for x in _ticks(len(columns), most=6):
         centre = _LEFT + (x + 0.5) * _WIDTH / len(columns)
         draw.line((centre, bottom, centre, bottom + 4), fill=_INK)
-        draw.text((centre, bottom + 13), str(steps[x]), fill=_INK, font=font, anchor="mm")
-    for distance in _ticks(distances, most=9):
+        draw.text((centre, bottom + 16), str(steps[x]), fill=_INK, font=font, anchor="mm")
+    for distance in _ticks(distances, most=8):
         centre = bottom - (distance + 0.5) * _HEIGHT / distances
         draw.line((_LEFT - 5, centre, _LEFT - 1, centre), fill=_INK)
         draw.text((_LEFT - 9, centre), str(distance), fill=_INK, font=font, anchor="rm")
@@ -134,8 +136,8 @@ def _draw_legend(
     lowest: float,
     highest: float,
 ) -> None:
-    left, height = _LEFT + _WIDTH + 20, _HEIGHT - 56
-    top = _TOP + 24
+    left, height = _LEFT + _WIDTH + 16, _HEIGHT - 62
+    top = _TOP + 26
     bar = viridis(np.linspace(1, 0, height)[:, None].repeat(16, axis=1))
     picture.paste(Image.fromarray(bar), (left, top))
     draw.rectangle((left - 1, top - 1, left + 16, top + height), outline=_INK)

@@ -21,6 +21,7 @@ FLAGS = (
     "--disable-sync",
 )
 WIDTH, HEIGHT = 1400, 1000
+PATIENCE = 20_000  # milliseconds until what a test looks for must have come
 
 Shoot = Callable[[Any, str], None]
 
@@ -28,8 +29,9 @@ Shoot = Callable[[Any, str], None]
 @pytest.fixture(scope="session")
 def browser(chromium: str) -> Iterator[Any]:
     """Playwright's browser."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
         yield running
@@ -38,9 +40,9 @@ def browser(chromium: str) -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """An empty page, which may wait so long for what a test looks for."""
+    """An empty page."""
     opened = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(PATIENCE)
     yield opened
     opened.close()
 
