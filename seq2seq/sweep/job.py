@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from seq2seq.figures import FIGURES, SMALLER_IS_BETTER
 from seq2seq.status import RECORD, read_status, recorded
+from seq2seq.sweep.launchers import led
 from seq2seq.sweep.plan import PLAN, Place, read_plan, short_key, this_place
 from seq2seq.sweep.progress import progress_of, tell
 from seq2seq.sweep.resume import recorded_figures, resuming, take_up
@@ -46,7 +48,8 @@ def run_job(config: DictConfig, work: Callable[[DictConfig], Mapping[str, Any] |
     try:
         if resuming() and take_up(config, folder) is not None:
             return objective_of(recorded_figures(folder), objective)
-        figures = work(config)
+        with led(HydraConfig.get()):
+            figures = work(config)
     except Exception as error:
         if not (folder / RECORD).exists():  # it was refused before it began
             try:

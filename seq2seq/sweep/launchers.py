@@ -3,14 +3,20 @@
 The plugins come with extras of this package; what they do is theirs.
 """
 
+import importlib
 import importlib.util
+import logging
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from seq2seq.figures import SMALLER_IS_BETTER
+from seq2seq.status import is_held
 
 # Options of Hydra's groups that an extra brings, with the extra and the plugin's package.
 _EXTRAS = {
@@ -57,6 +63,8 @@ def prepare(config: DictConfig) -> None:
         sweeper.max_batch_size = sweeper.max_batch_size or cores()
     if not sweeper._target_.endswith(".OptunaSweeper"):
         return
+    # It would say that it has begun a study.
+    importlib.import_module("optuna").logging.set_verbosity(logging.WARNING)
     sampler = sweeper.sampler
     if "seed" in sampler and sampler.seed is None:
         sampler.seed = config.seed
@@ -83,6 +91,36 @@ def runs_at_once(hydra: Any) -> int:
     if launcher._target_.endswith(".LocalLauncher"):
         return sweeper.get("n_jobs") or sweeper.get("max_batch_size") or cores()
     return 1
+
+
+@contextmanager
+def led(hydra: Any, *, seconds: float = 1.0) -> Iterator[None]:
+    """End this process if the one that leads the sweep dies while the block runs.
+
+    Processes that a launcher started on this machine would train on, and hold their folders against
+    a sweep that is resumed.
+
+    Args:
+        hydra: Hydra's node of a run's config.
+        seconds: from one look at the leader to the next.
+    """
+    if not hydra.launcher._target_.endswith((".JoblibLauncher", ".LocalLauncher")):
+        yield
+        return
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(seconds):
+            if not is_held(Path(hydra.sweep.dir)) and not over.is_set():
+                os._exit(1)  # its record is left as if it had been killed, which it is
+
+    watcher = threading.Thread(target=watch, name="sweep leader", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 def cores() -> int:
