@@ -199,7 +199,8 @@ def _read(folder: Path, name: str) -> _Read:
     try:
         run = read_run(folder)
     except _UNREADABLE as error:
-        notes = _damage(folder) or [f"{type(error).__name__}: {error}".splitlines()[0]]
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        notes = _damage(folder) or [f"its files lack what a run writes: {first}"]
         run = Run(folder, _readable(_overrides, folder, {}), {"status": DAMAGED}, ())
     config = _readable(_mapping, folder / _RECORDS[0], {})
     hydra = _readable(_mapping, folder / _RECORDS[1], {}).get("hydra", {})

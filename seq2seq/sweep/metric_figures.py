@@ -3,6 +3,8 @@
 How runs are counted and averaged is the business of `combinations` and `importance`.
 """
 
+import math
+import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -109,11 +111,7 @@ def sweet_spot(
         caption=f"Above {metric}, below the slope of the gradient's logarithm per timestep at the "
         f"start of training, over {short}. Below 0 the gradient vanishes on its way back, above it "
         "explodes."
-        + (
-            f" The dashed line is {short}={shown(best.value)}, with the best median."
-            if best
-            else ""
-        )
+        + (f" The dashed line is at the best {short}, {shown(best.value)}." if best else "")
         + (f" Averaged over {', '.join(averaged)}." if averaged else "")
         + _marks_in_words(evidence),
         panels=(
@@ -294,9 +292,13 @@ def evenly_on_logarithm(evidence: Sequence[Evidence], key: str) -> bool:
         return False
     if len(values) == 2:
         return True
-    ratios = [after / before for before, after in pairwise(values)]
     distances = [after - before for before, after in pairwise(values)]
-    return max(ratios) / min(ratios) < max(distances) / min(distances)
+    ratios = [math.log(after / before) for before, after in pairwise(values)]
+    return _unevenness(ratios) < _unevenness(distances)
+
+
+def _unevenness(gaps: Sequence[float]) -> float:
+    return statistics.pstdev(gaps) / statistics.fmean(gaps)
 
 
 def _lines(evidence: Sequence[Evidence], keys: Sequence[str], metric: str) -> str | None:
