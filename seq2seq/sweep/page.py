@@ -119,7 +119,10 @@ def write_report(folders: Sequence[Path], *, metric: str | None, output: Path | 
     gathered = gather(folders)
     chosen = choose_metric(gathered.evidence, metric)
     path = _page_path(folders[0], output)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"--output: {path.parent} is a file, not a folder") from error
     keys, between = varied(gathered.evidence)
     combinations = combine(gathered.evidence, keys, chosen)
     sections = _sections(gathered.evidence, combinations, keys, chosen)
