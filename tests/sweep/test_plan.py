@@ -30,7 +30,7 @@ def composed(*overrides: str) -> DictConfig:
         (["optimizer.lr=range(1,4)"], {"optimizer.lr"}, 3),
         (["optimizer.lr=choice(0.1,0.2)", "seed=1,1"], {"optimizer.lr", "seed"}, 4),
         (["initializer=glob(*)"], {"initializer"}, None),
-        (["experiment=interview_scale", "seed=1,2,3"], None, 54),
+        (["experiment=interview_scale", "seed=1,2,3"], None, 48),
         (["model=gru"], set(), 1),
         (
             ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=7", "optimizer.lr=interval(0.1,1)"],
