@@ -90,6 +90,10 @@ class Table:
     rows: list[list[Cell]]
     best: int | None = None
 
+    def numeric(self, column: int) -> bool:
+        """Whether the column stands at the right, heading and all."""
+        return all(row[column].numeric for row in self.rows)
+
 
 @dataclass(frozen=True)
 class Section:

@@ -60,6 +60,24 @@ def test_on_a_logarithmic_axis_the_mean_is_geometric(drawn: list[Figure]) -> Non
     assert axes.get_yscale() == "log"
 
 
+def test_a_run_that_failed_has_a_mark_of_its_own_at_the_upper_edge(drawn: list[Figure]) -> None:
+    failed = Run(Path("9"), {"gain": 2.0, "scheme": "normal"}, {"status": "failed"}, ())
+    draw([*RUNS, failed], kind="lines", x="gain", y=["test/loss"])
+    (axes,) = drawn[0].axes
+    assert [(line.get_marker(), list(line.get_xdata())) for line in axes.lines[1:]] == [
+        ("x", [2.0]),
+        ("+", [2.0]),
+    ]
+
+
+def test_numbers_on_a_logarithmic_axis_do_not_overlap(drawn: list[Figure]) -> None:
+    runs = [run(gain, "normal", 1, 1.0) for gain in (0.1, 0.3, 1.0, 1.1, 3.0, 10.0)]
+    draw(runs, kind="lines", x="gain", y=["test/loss"], logarithmic=["gain"])
+    (axes,) = drawn[0].axes
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    assert shown == ["0.1", "0.3", "1", "", "3", "10"]
+
+
 def test_panels_and_rows_make_a_grid(drawn: list[Figure]) -> None:
     draw(RUNS, kind="lines", x="gain", y=["test/loss", "seed"], panels="scheme")
     assert len(drawn[0].axes) == 4
