@@ -20,8 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seq2seq.diagnostics.gradient_profile import GradientProfile, read_gradient_flow
 from seq2seq.records import CURVES, INSPECTION, METRICS, read_lines
-from seq2seq.status import RECORD, read_status
-from seq2seq.sweep.plan import PLAN, read_plan
+from seq2seq.status import RECORD, is_held, read_status
+from seq2seq.sweep.plan import PLAN, SweepPlan, read_plan
 from seq2seq.sweep.runs import Run, Value, overrides_of, read_run, read_yaml
 
 GRADIENT_FLOW = "gradient_flow.jsonl"
@@ -80,11 +80,13 @@ class Gathered:
         evidence: one a run, in the order of the sweeps and of their numbers.
         folders: that the report was asked for.
         planned: number of runs that the sweeps will have at their end, if known.
+        going_on: what goes on with each sweep that was stopped before its end, one argument each.
     """
 
     evidence: tuple[Evidence, ...]
     folders: tuple[Path, ...]
     planned: int | None
+    going_on: tuple[tuple[str, ...], ...]
 
 
 def gather(folders: Sequence[Path]) -> Gathered:
@@ -100,14 +102,27 @@ def gather(folders: Sequence[Path]) -> Gathered:
     sweeps = _sweep_names(list(dict.fromkeys(found.values())))
     read = [_read(path, _name(path, sweep, sweeps)) for path, sweep in found.items()]
     keys = dict.fromkeys(key for one in read for key in one.overrides)
-    trained = [key for key in keys if key.lstrip("+~").partition(".")[0] not in _NOT_TRAINED]
-    evidence = []
+    trained = [key for key in keys if key.partition(".")[0] not in _NOT_TRAINED]
+    begun: dict[Path, list[Evidence]] = {sweep: [] for sweep in sweeps}
     for one, sweep in zip(read, found.values(), strict=True):
         overrides: dict[str, Value] = {"sweep": sweeps[sweep]} if len(sweeps) > 1 else {}
         overrides |= {key: one.value(key) for key in trained}
         run = dataclasses.replace(one.evidence.run, overrides=overrides)
-        evidence.append(dataclasses.replace(one.evidence, run=run))
-    return Gathered(tuple(evidence), tuple(folders), _planned(sweeps, len(evidence)))
+        begun[sweep].append(dataclasses.replace(one.evidence, run=run))
+    evidence = tuple(one for runs in begun.values() for one in runs)
+    plans = {sweep: _plan(sweep) for sweep in sweeps}
+    jobs = [None if plan is None else plan.jobs for plan in plans.values()]
+    planned = sum(filter(None, jobs)) if None not in jobs else 0
+    return Gathered(
+        evidence=evidence,
+        folders=tuple(folders),
+        planned=planned if planned >= len(evidence) else None,
+        going_on=tuple(
+            (plan.app, "-m", f"sweep.resume={sweep}")
+            for sweep, plan in plans.items()
+            if plan is not None and _stopped(sweep, plan, begun[sweep])
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -129,7 +144,7 @@ class _Read:
         if key in self.choices:
             return self.choices[key]
         try:
-            value = OmegaConf.select(self._composed, key.lstrip("+~"))
+            value = OmegaConf.select(self._composed, key)
         except OmegaConfBaseException:
             return None
         return value if isinstance(value, (int, float, str, bool)) else None
@@ -175,16 +190,18 @@ def _name(run: Path, sweep: Path, sweeps: Mapping[Path, str]) -> str:
     return f"{sweeps[sweep]}/{inside}" if len(sweeps) > 1 else inside
 
 
-def _planned(sweeps: Mapping[Path, str], begun: int) -> int | None:
-    """Sum over the sweeps; None where one doesn't say, or says less than has begun."""
-    jobs: list[int | None] = []
-    for sweep in sweeps:
-        try:
-            jobs.append(read_plan(sweep).jobs)
-        except (ValueError, OSError):
-            return None
-    known = [number for number in jobs if isinstance(number, int)]
-    return sum(known) if len(known) == len(jobs) and sum(known) >= begun else None
+def _plan(sweep: Path) -> SweepPlan | None:
+    try:
+        return read_plan(sweep)
+    except (ValueError, OSError):
+        return None
+
+
+def _stopped(sweep: Path, plan: SweepPlan, begun: Sequence[Evidence]) -> bool:
+    """Whether the sweep has ended before all its runs have."""
+    missing = plan.jobs is not None and len(begun) < plan.jobs
+    cut = any(one.status == "interrupted" for one in begun)
+    return (missing or cut) and not is_held(sweep)
 
 
 # What a file of unexpected content can raise in those who read it.

@@ -141,6 +141,7 @@ def write_report(folders: Sequence[Path], *, metric: str | None, output: Path | 
     content = {
         "title": ", ".join(_folder_name(folder) for folder in folders),
         "headline": _headline(gathered),
+        "going_on": [" ".join(map(quoted, command)) for command in gathered.going_on],
         "swept": _swept_in_words(gathered.evidence, keys, between),
         "metric": chosen,
         "better": "lower" if smaller_is_better(chosen) else "higher",

@@ -362,20 +362,17 @@ def _chosen(
     def place(one: Evidence) -> tuple[float, ...]:
         return tuple(number(one, key) or 0.0 for key in numeric)
 
+    order = ranked([_alone(one, metric) for one in probed], metric)
+    chosen = {one.members[0].name: one.members[0] for one in (*order[:1], *order[-1:])}
     names = {one.name for one in probed}
-    firsts = [
-        next((member for member in one.members if member.name in names), None)
-        for one in combinations
-    ]
-    spread = sorted((one for one in firsts if one is not None), key=place)
-    best = ranked([_alone(one, metric) for one in probed], metric)
-    ends = [best[0].members[0], best[-1].members[0]] if best else []
-    chosen = {one.name: one for one in ends}
-    missing = min(_MOST_HEAT_MAPS, len(spread)) - len(chosen)
-    others = [one for one in spread if one.name not in chosen]
-    for index in np.linspace(0, len(others) - 1, max(0, missing)).round().astype(int):
-        if others:
-            chosen[others[index].name] = others[index]
+    groups = [[one for one in it.members if one.name in names] for it in combinations]
+    groups = [group for group in groups if group and not any(one.name in chosen for one in group)]
+    if len(combinations) == 1:  # they differ by seed only
+        groups = [[one] for one in probed if one.name not in chosen]
+    others = sorted((group[0] for group in groups), key=place)
+    count = min(_MOST_HEAT_MAPS - len(chosen), len(others))
+    for index in np.linspace(0, len(others) - 1, count).round().astype(int):
+        chosen[others[index].name] = others[index]
     return sorted(chosen.values(), key=place)
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from seq2seq.records import write_json
+from seq2seq.status import held
 from seq2seq.sweep.evidence import Evidence, gather
 from seq2seq.sweep.plan import SweepPlan, write_plan
 
@@ -78,6 +80,20 @@ def test_the_planned_number_of_runs_is_that_of_the_sweep(make_run: MakeRun, tmp_
     assert gather([tmp_path]).planned is None
     write_plan(tmp_path, SweepPlan("seq2seq-train", (), ("seed",), 24))
     assert gather([tmp_path]).planned == 24
+
+
+def test_a_sweep_that_was_stopped_comes_with_what_goes_on_with_it(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    make_run(tmp_path / "0", {"seed": 1})
+    write_plan(tmp_path, SweepPlan("seq2seq-train", (), ("seed",), 2))
+    with held(tmp_path):
+        assert not gather([tmp_path]).going_on  # it is still running
+    assert gather([tmp_path]).going_on == (("seq2seq-train", "-m", f"sweep.resume={tmp_path}"),)
+    make_run(tmp_path / "1", {"seed": 2}, status={"status": "running"})
+    assert gather([tmp_path]).going_on  # its last run was killed
+    write_json(tmp_path / "1" / "status.json", {"status": "finished"})
+    assert not gather([tmp_path]).going_on
 
 
 @pytest.mark.parametrize(

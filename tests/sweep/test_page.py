@@ -119,6 +119,7 @@ def test_the_headline_counts_the_runs_and_says_how_long_they_took(page: Path) ->
     words = parsed(page).words()
     assert "12 runs: 8 finished, 2 diverged, 1 damaged, 1 failed." in words
     assert "18 runs are planned, 12 have begun." in words
+    assert f"To go on: seq2seq-train -m 'sweep.resume={page.parents[1]}'" in words
     assert "The runs took 20 s in all, 2 s each (median)." in words
 
 

@@ -170,6 +170,7 @@ def test_heat_maps_have_the_same_colours_and_name_the_best_and_the_worst_run(
     assert "gain 1, model gru (best)" in titles
     assert "gain 0.5, model rnn (worst)" in titles
     assert "gain 2, model rnn (diverged)" in titles
+    assert len(titles) == len(set(titles)) == 6
     ranges = set()
     for index, panel in enumerate(picture.panels):
         (axes,) = drawn(picture, index)
