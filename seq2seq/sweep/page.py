@@ -4,8 +4,6 @@ One file without links to anything else, beside it a PNG and a CSV of every figu
 left is read by `evidence`, what they amount to is worked out by `combinations`.
 """
 
-import csv
-import io
 import shlex
 import statistics
 from collections import Counter
@@ -21,7 +19,6 @@ import seq2seq
 from seq2seq.records import write_whole
 from seq2seq.sweep.combinations import (
     DIVERGED,
-    FAILED,
     Combination,
     best_member,
     best_values,
@@ -33,66 +30,25 @@ from seq2seq.sweep.combinations import (
     smaller_is_better,
     varied,
 )
-from seq2seq.sweep.evidence import DAMAGED, Evidence, Gathered, gather
+from seq2seq.sweep.curve_figure import curves
+from seq2seq.sweep.evidence import Evidence, Gathered, gather
 from seq2seq.sweep.figure import MOST_STEPS, different_values, shown
+from seq2seq.sweep.gradient_figure import gradient_heat_maps
 from seq2seq.sweep.importance import importance
 from seq2seq.sweep.metric_figures import importance_figure, metric_by_key, sweet_spot
 from seq2seq.sweep.picture import Picture
 from seq2seq.sweep.plan import short_key
+from seq2seq.sweep.report_tables import (
+    combination_table,
+    condition_table,
+    mean_in_words,
+    run_table,
+    write_combinations,
+)
 from seq2seq.sweep.runs import Run, swept
 from seq2seq.sweep.table import write_table
-from seq2seq.sweep.training_figures import curves, gradient_heat_maps
 
 PAGE = "index.html"
-
-# Figures that stand in the table of runs beside the metric, where any run has them.
-_COLUMNS = (
-    *("test/loss", "test/token_accuracy", "test/exact_match", "test/bleu"),
-    *("slope", "verdict", "train/steps_to_target"),
-)
-# Settings of the task whose best runs are told one by one.
-_MOST_CONDITIONS = 24
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Of a table.
-
-    Args:
-        text: as it is read.
-        value: that a column is sorted by; None where it is unknown.
-        details: more of it, shown on demand.
-        status: that it is coloured by.
-    """
-
-    text: str
-    value: float | str | None
-    details: str = ""
-    status: str = ""
-
-    @property
-    def numeric(self) -> bool:
-        """Whether it stands at the right, as numbers do and what takes their place."""
-        return not isinstance(self.value, str)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of cells.
-
-    Args:
-        header: short name and full name of each column.
-        rows: of as many cells.
-        best: index of the row to point out.
-    """
-
-    header: list[tuple[str, str]]
-    rows: list[list[Cell]]
-    best: int | None = None
-
-    def numeric(self, column: int) -> bool:
-        """Whether the column stands at the right, heading and all."""
-        return all(row[column].numeric for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -135,9 +91,9 @@ def write_report(folders: Sequence[Path], *, metric: str | None, output: Path | 
             section.picture.write(path.parent)
     write_table(path.parent / "runs.csv", [one.run for one in gathered.evidence])
     repeated = any(len(one.members) > 1 for one in combinations)
-    over_seeds = _combination_table(combinations, keys, chosen) if repeated else None
+    over_seeds = combination_table(combinations, keys, chosen) if repeated else None
     if over_seeds is not None:
-        _write_combinations(path.parent / "combinations.csv", combinations, keys, chosen)
+        write_combinations(path.parent / "combinations.csv", combinations, keys, chosen)
     content = {
         "title": ", ".join(_folder_name(folder) for folder in folders),
         "headline": _headline(gathered),
@@ -147,10 +103,10 @@ def write_report(folders: Sequence[Path], *, metric: str | None, output: Path | 
         "better": "lower" if smaller_is_better(chosen) else "higher",
         "best": _best(combinations, keys, chosen),
         "by_key": _by_key(combinations, keys, chosen),
-        "by_condition": _by_condition(combinations, keys, chosen),
+        "by_condition": condition_table(combinations, keys, chosen),
         "conditions": ", ".join(short_key(key, keys) for key in keys if is_condition(key)),
         "over_seeds": over_seeds,
-        "runs": _run_table(gathered.evidence, keys, chosen),
+        "runs": run_table(gathered.evidence, keys, chosen),
         "notes": [(one.name, one.notes) for one in gathered.evidence if one.notes],
         "sections": sections,
         "command": " ".join(map(quoted, ["seq2seq-report", *map(str, folders)])),
@@ -322,7 +278,7 @@ def _best(
     best = order[0]
     member = best_member(best, metric)
     return {
-        "value": _mean_in_words(best),
+        "value": mean_in_words(best),
         "runs": len(best.found),
         "missing": len(best.members) - len(best.found) - best.count(DIVERGED),
         "with": _with(best, keys),
@@ -335,11 +291,6 @@ def _best(
 
 def _with(best: Combination, keys: Sequence[str]) -> str:
     return ", ".join(f"{short_key(key, keys)} {shown(best.values[key])}" for key in keys)
-
-
-def _mean_in_words(one: Combination) -> str:
-    mean = f"{one.mean:.4g}"
-    return mean if one.deviation is None else f"{mean} ± {one.deviation:.2g}"
 
 
 def _by_key(
@@ -363,137 +314,3 @@ def _by_key(
 
 def _runs(combinations: Sequence[Combination]) -> list[Run]:
     return [member.run for one in combinations for member in one.members]
-
-
-def _by_condition(
-    combinations: Sequence[Combination], keys: Sequence[str], metric: str
-) -> Table | None:
-    """What is best for each task, where tasks or sweeps were compared as well as settings."""
-    conditions = [key for key in keys if is_condition(key)]
-    others = [key for key in keys if not is_condition(key)]
-    if not conditions or not others:
-        return None
-    best: dict[tuple[Any, ...], Combination] = {}
-    for one in ranked(combinations, metric):
-        best.setdefault(tuple(one.values[key] for key in conditions), one)
-    if not 1 < len(best) <= _MOST_CONDITIONS:
-        return None
-    header = [(short_key(key, keys), key) for key in (*conditions, *others)]
-    rows = [
-        [
-            *(_plain(one.values[key]) for key in (*conditions, *others)),
-            Cell(_mean_in_words(one), one.mean),
-        ]
-        for one in sorted(best.values(), key=lambda one: combinations.index(one))
-    ]
-    return Table([*header, (metric, metric)], rows)
-
-
-def _combination_table(
-    combinations: Sequence[Combination], keys: Sequence[str], metric: str
-) -> Table:
-    """One row a combination of the other keys, the best first."""
-    order = ranked(combinations, metric)
-    order += [one for one in combinations if not one.found]
-    other = ("running", "interrupted", DAMAGED)
-    counted = [(DIVERGED,), (FAILED,), *((status,) for status in other if _any(order, status))]
-    slopes = any(one.mean_of("slope") is not None for one in order)
-    header = [
-        *((short_key(key, keys), key) for key in keys),
-        (metric, f"mean ± standard deviation of {metric}"),
-        ("runs", "number of runs"),
-        *((statuses[0], f"number {statuses[0]}") for statuses in counted),
-        *([("slope", "mean slope of the gradient before training")] if slopes else []),
-    ]
-    rows = [
-        [
-            *(_plain(one.values[key]) for key in keys),
-            Cell(_mean_in_words(one) if one.found else "–", one.mean),
-            _plain(len(one.members)),
-            *(_plain(one.count(*statuses)) for statuses in counted),
-            *([_number(one.mean_of("slope"))] if slopes else []),
-        ]
-        for one in order
-    ]
-    return Table(header, rows, best=0 if order and order[0].found else None)
-
-
-def _any(combinations: Sequence[Combination], status: str) -> bool:
-    return any(one.count(status) for one in combinations)
-
-
-def _run_table(evidence: Sequence[Evidence], keys: Sequence[str], metric: str) -> Table:
-    seeds = [key for key in swept([one.run for one in evidence]) if is_seed(key)]
-    shown_keys = [*keys, *seeds]
-    columns = [
-        name
-        for name in dict.fromkeys((metric, *_COLUMNS))
-        if any(one.run.columns.get(name) is not None for one in evidence)
-    ]
-    timed = any(one.seconds is not None for one in evidence)
-    header = [
-        ("run", "folder of the run"),
-        ("status", "how the run stands"),
-        *((short_key(key, shown_keys), key) for key in shown_keys),
-        *((name.removeprefix("train/"), name) for name in columns),
-        *([("seconds", "of the whole run")] if timed else []),
-    ]
-    rows = [
-        [
-            Cell(one.name, float(one.name) if one.name.isdecimal() else one.name),
-            _status(one),
-            *(_plain(one.run.overrides.get(key)) for key in shown_keys),
-            *(_plain(one.run.columns.get(name)) for name in columns),
-            *([_number(one.seconds)] if timed else []),
-        ]
-        for one in evidence
-    ]
-    known = [index for index, one in enumerate(evidence) if number(one, metric) is not None]
-    sign = 1 if smaller_is_better(metric) else -1
-    best = min(known, key=lambda i: sign * (number(evidence[i], metric) or 0.0), default=None)
-    return Table(header, rows, best=best if len(evidence) > 1 else None)
-
-
-def _status(one: Evidence) -> Cell:
-    """The word, and what is known of the reason."""
-    record = one.record
-    text, details = "", ""
-    if one.status == DIVERGED and record.get("step") is not None:
-        text = f"at step {record['step']}: {record.get('tensor')}"
-        details = str(record.get("reason") or "")
-    elif one.status == FAILED:
-        reason = str(record.get("reason") or "").strip() or "it ended before it began"
-        text = reason.splitlines()[0]
-        details = str(record.get("traceback") or "")
-    elif one.status == DAMAGED:
-        text = "; ".join(one.notes)
-    elif one.status in ("running", "interrupted") and one.curves:
-        text = f"at step {max(one.curves)}"
-    return Cell(text, one.status, details, status=one.status)
-
-
-def _plain(value: Any) -> Cell:
-    if isinstance(value, float):
-        return _number(value)
-    if value is None:
-        return Cell("–", None)
-    return Cell(shown(value), value if isinstance(value, (int, str)) else shown(value))
-
-
-def _number(value: float | None) -> Cell:
-    return Cell("–", None) if value is None else Cell(f"{value:.4g}", value)
-
-
-def _write_combinations(
-    path: Path, combinations: Sequence[Combination], keys: Sequence[str], metric: str
-) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    statuses = list(dict.fromkeys(one.status for it in combinations for one in it.members))
-    writer.writerow([*keys, f"{metric} mean", f"{metric} deviation", "runs", *statuses])
-    for one in combinations:
-        known = [one.mean, one.deviation]
-        numbers = ["" if value is None else f"{value:.6g}" for value in known]
-        counts = [one.count(status) for status in statuses]
-        writer.writerow([*one.values.values(), *numbers, len(one.members), *counts])
-    write_whole(path, text.getvalue())

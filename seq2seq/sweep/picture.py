@@ -1,7 +1,8 @@
 """A figure of a report: panels that a page lays out to its width, one PNG of all, and their data.
 
 On a page each panel is a vector image of its own, so that a narrow screen shows them one below the
-other at a size that can be read. What is drawn is left to `metric_figures` and `training_figures`.
+other at a size that can be read. What is drawn is left to `metric_figures`, `curve_figure` and
+`gradient_figure`.
 """
 
 import base64

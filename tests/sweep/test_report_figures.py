@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from seq2seq.sweep.combinations import combine, varied
+from seq2seq.sweep.curve_figure import curves
 from seq2seq.sweep.evidence import Evidence, gather
+from seq2seq.sweep.gradient_figure import gradient_heat_maps
 from seq2seq.sweep.importance import importance
 from seq2seq.sweep.metric_figures import (
     evenly_on_logarithm,
@@ -23,7 +25,6 @@ from seq2seq.sweep.metric_figures import (
 )
 from seq2seq.sweep.picture import Picture
 from seq2seq.sweep.runs import Run
-from seq2seq.sweep.training_figures import curves, gradient_heat_maps
 
 MakeRun = Callable[..., Path]
 

@@ -1,10 +1,9 @@
-"""The figures of a report about the course of training: curves, and the gradient over distance.
+"""The training curves of a report: what runs logged over the optimizer steps.
 
-The gradient norms are those of `diagnostics`, the curves whatever a run logged.
+Runs that differ by seed only share a line; how they are put together is left to `combinations`.
 """
 
 import math
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +16,7 @@ from matplotlib.figure import FigureBase
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from seq2seq.diagnostics.gradient_profile import GradientProfile
-from seq2seq.sweep.combinations import DIVERGED, Combination, number, ranked
+from seq2seq.sweep.combinations import DIVERGED, Combination
 from seq2seq.sweep.evidence import Evidence
 from seq2seq.sweep.figure import MOST_STEPS, apart, line_colour, shown
 from seq2seq.sweep.metric_figures import evenly_on_logarithm
@@ -32,8 +30,6 @@ CURVES = ("train/loss", "val/loss")
 _MOST_COLOURS = 8
 _MOST_POINTS = 300
 _MOST_PANELS = 4
-_MOST_HEAT_MAPS = 8
-_TITLE_WIDTH = 38  # letters
 
 
 def curves(combinations: Sequence[Combination], keys: Sequence[str]) -> Picture | None:
@@ -98,70 +94,6 @@ def curves(combinations: Sequence[Combination], keys: Sequence[str]) -> Picture 
         scale=colours.scale,
         scale_label=colours.key or "",
         scale_ticks=colours.ticks,
-    )
-
-
-def gradient_heat_maps(
-    evidence: Sequence[Evidence],
-    combinations: Sequence[Combination],
-    keys: Sequence[str],
-    *,
-    metric: str,
-) -> Picture | None:
-    """Gradient norm over distance and training, run beside run; None where it wasn't kept.
-
-    Args:
-        evidence: all runs.
-        combinations: the same, with the runs that differ by seed only together.
-        keys: that were swept, without seeds.
-        metric: that says which run is best and worst.
-    """
-    probed = [one for one in evidence if one.flow]
-    if not probed:
-        return None
-    layer = probed[0].flow[0].layer
-    profiles = {one.name: _of_layer(one, layer) for one in probed}
-    probed = [one for one in probed if profiles[one.name]]
-    chosen = _chosen(probed, combinations, keys, metric)
-    logarithms = {one.name: _matrix(profiles[one.name]) for one in chosen}
-    known = np.concatenate([matrix[np.isfinite(matrix)] for matrix in logarithms.values()])
-    if not known.size:
-        return None
-    # One run that explodes, or has underflowed, doesn't take all colours.
-    low, high = np.percentile(known, [5, 95])
-    norm = Normalize(math.floor(low), max(math.ceil(high), math.floor(low) + 2))
-    remarks = _remarks(chosen, metric)
-    panels = [
-        Panel(
-            draw=_HeatMap(profiles[one.name], logarithms[one.name], norm),
-            title=_title(one, keys, remarks),
-            alt=f"Gradient norm of {layer} in run {one.name}: "
-            + _flow_in_words(profiles[one.name]),
-        )
-        for one in chosen
-    ]
-    return Picture(
-        name="gradient_norm",
-        caption=f"Norm of the gradient with respect to the hidden state of {layer}, by distance "
-        f"from the last timestep (upwards) over training (to the right): {len(chosen)} of "
-        f"{len(probed)} runs. Dark towards the top: the gradient vanishes on its way back; even "
-        "colour: it is carried; brighter towards the top: it explodes.",
-        panels=tuple(panels),
-        size=(3.3, 2.5),
-        header=("run", *keys, "layer", "step", "distance", "norm"),
-        rows=[
-            [
-                one.name,
-                *(one.run.overrides.get(key) for key in keys),
-                *(layer, profile.step, distance, value),
-            ]
-            for one in chosen
-            for profile in profiles[one.name]
-            for distance, value in enumerate(profile.from_end)
-        ],
-        scale=ScalarMappable(norm, "viridis"),
-        beyond=True,
-        scale_label="decimal logarithm of the gradient norm",
     )
 
 
@@ -251,34 +183,6 @@ class _Curves:
         axes.grid(alpha=0.25)
 
 
-class _HeatMap:
-    """Draws the gradient norm of one run."""
-
-    def __init__(
-        self, profiles: Sequence[GradientProfile], matrix: NDArray[np.float64], norm: Normalize
-    ) -> None:
-        self._steps = [profile.step for profile in profiles]
-        self._matrix, self._norm = matrix, norm
-
-    def __call__(self, figure: FigureBase) -> None:
-        axes: Axes = figure.subplots()
-        colours = matplotlib.colormaps["viridis"].with_extremes(bad="0.88")
-        distances = len(self._matrix)
-        axes.pcolormesh(
-            _borders(self._steps),
-            np.arange(distances + 1) - 0.5,
-            np.ma.masked_invalid(self._matrix),
-            norm=self._norm,
-            cmap=colours,
-            rasterized=True,
-        )
-        axes.set_xlim(left=min(self._steps[0], self._steps[-1] - 0.5))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.set_xlabel("optimizer steps")
-        axes.set_ylabel("timesteps back")
-
-
 def _all(combinations: Sequence[Combination]) -> list[Evidence]:
     return [member for one in combinations for member in one.members]
 
@@ -338,88 +242,3 @@ def _ends_in_words(combinations: Sequence[Combination], name: str) -> str:
         if (steps := [step for step, row in member.curves.items() if name in row])
     ]
     return f"The runs end between {min(ends):.3g} and {max(ends):.3g}."
-
-
-def _of_layer(one: Evidence, layer: str) -> list[GradientProfile]:
-    """By step; what is known only as transport, without a loss, is left out."""
-    found = {
-        profile.step: profile
-        for profile in one.flow
-        if profile.layer == layer and profile.quantity == "hidden"
-    }
-    return [found[step] for step in sorted(found)]
-
-
-def _chosen(
-    probed: Sequence[Evidence],
-    combinations: Sequence[Combination],
-    keys: Sequence[str],
-    metric: str,
-) -> list[Evidence]:
-    """The best and the worst run, and others spread over the first number that was swept."""
-    numeric = [key for key in keys if all(number(one, key) is not None for one in probed)]
-
-    def place(one: Evidence) -> tuple[float, ...]:
-        return tuple(number(one, key) or 0.0 for key in numeric)
-
-    order = ranked([_alone(one, metric) for one in probed], metric)
-    chosen = {one.members[0].name: one.members[0] for one in (*order[:1], *order[-1:])}
-    names = {one.name for one in probed}
-    groups = [[one for one in it.members if one.name in names] for it in combinations]
-    groups = [group for group in groups if group and not any(one.name in chosen for one in group)]
-    if len(combinations) == 1:  # they differ by seed only
-        groups = [[one] for one in probed if one.name not in chosen]
-    others = sorted((group[0] for group in groups), key=place)
-    count = min(_MOST_HEAT_MAPS - len(chosen), len(others))
-    for index in np.linspace(0, len(others) - 1, count).round().astype(int):
-        chosen[others[index].name] = others[index]
-    return sorted(chosen.values(), key=place)
-
-
-def _alone(one: Evidence, metric: str) -> Combination:
-    value = number(one, metric)
-    return Combination({}, (one,), () if value is None else (value,))
-
-
-def _remarks(chosen: Sequence[Evidence], metric: str) -> dict[str, str]:
-    order = ranked([_alone(one, metric) for one in chosen], metric)
-    if len(order) < 2:
-        return {}
-    return {order[0].members[0].name: "best", order[-1].members[0].name: "worst"}
-
-
-def _title(one: Evidence, keys: Sequence[str], remarks: dict[str, str]) -> str:
-    values = [f"{short_key(key, keys)} {shown(one.run.overrides.get(key))}" for key in keys]
-    words = [remarks.get(one.name), one.status if one.status != "finished" else None]
-    extra = [word for word in words if word]
-    title = ", ".join(values or [f"run {one.name}"]) + (f" ({', '.join(extra)})" if extra else "")
-    return "\n".join(textwrap.wrap(title, _TITLE_WIDTH))
-
-
-def _matrix(profiles: Sequence[GradientProfile]) -> NDArray[np.float64]:
-    """Decimal logarithms ``[distances, steps]``, NaN where unknown."""
-    distances = max(len(profile.from_end) for profile in profiles)
-    matrix = np.full((distances, len(profiles)), math.nan)
-    for column, profile in enumerate(profiles):
-        matrix[: len(profile.from_end), column] = profile.log10()
-    known = np.flatnonzero(np.isfinite(matrix).any(axis=1))
-    return matrix[: known[-1] + 1] if known.size else matrix
-
-
-def _borders(steps: Sequence[int]) -> NDArray[np.float64]:
-    """Half-way between steps, and as far beyond the first and the last."""
-    if len(steps) == 1:
-        return np.array([steps[0] - 0.5, steps[0] + 0.5])
-    array = np.array(steps, np.float64)
-    middle = (array[1:] + array[:-1]) / 2
-    return np.concatenate([[2 * array[0] - middle[0]], middle, [2 * array[-1] - middle[-1]]])
-
-
-def _flow_in_words(profiles: Sequence[GradientProfile]) -> str:
-    first, last = profiles[0], profiles[-1]
-    slopes = [
-        f"slope {profile.slope:.2g} per timestep at step {profile.step}"
-        for profile in ([first, last] if last is not first else [first])
-        if not math.isnan(profile.slope)
-    ]
-    return ", ".join(slopes) or "too short for a slope"
