@@ -43,9 +43,9 @@ class Combination:
         """Sample standard deviation of the metric; None with fewer than two runs."""
         return statistics.stdev(self.found) if len(self.found) > 1 else None
 
-    def count(self, *statuses: str) -> int:
+    def count(self, status: str) -> int:
         """Number of members that ended, or stand, so."""
-        return sum(member.status in statuses for member in self.members)
+        return sum(member.status == status for member in self.members)
 
     def mean_of(self, column: str) -> float | None:
         """Of any column that holds finite numbers."""

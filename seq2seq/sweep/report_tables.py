@@ -106,14 +106,15 @@ def combination_table(
     """One row a combination of the other keys, the best first."""
     order = ranked(combinations, metric)
     order += [one for one in combinations if not one.found]
-    other = ("running", "interrupted", DAMAGED)
-    counted = [(DIVERGED,), (FAILED,), *((status,) for status in other if _any(order, status))]
+    there_are = {member.status for one in combinations for member in one.members}
+    others = [status for status in ("running", "interrupted", DAMAGED) if status in there_are]
+    counted = [DIVERGED, FAILED, *others]
     slopes = any(one.mean_of("slope") is not None for one in order)
     header = [
         *((short_key(key, keys), key) for key in keys),
         (metric, f"mean ± standard deviation of {metric}"),
         ("runs", "number of runs"),
-        *((statuses[0], f"number {statuses[0]}") for statuses in counted),
+        *((status, f"number {status}") for status in counted),
         *([("slope", "mean slope of the gradient before training")] if slopes else []),
     ]
     rows = [
@@ -121,16 +122,12 @@ def combination_table(
             *(_plain(one.values[key]) for key in keys),
             Cell(mean_in_words(one) if one.found else "–", one.mean),
             _plain(len(one.members)),
-            *(_plain(one.count(*statuses)) for statuses in counted),
+            *(_plain(one.count(status)) for status in counted),
             *([_number(one.mean_of("slope"))] if slopes else []),
         ]
         for one in order
     ]
     return Table(header, rows, best=0 if order and order[0].found else None)
-
-
-def _any(combinations: Sequence[Combination], status: str) -> bool:
-    return any(one.count(status) for one in combinations)
 
 
 def run_table(evidence: Sequence[Evidence], keys: Sequence[str], metric: str) -> Table:
