@@ -71,7 +71,8 @@ def gradient_heat_maps(
         caption=f"Norm of the gradient with respect to the hidden state of {layer}, by distance "
         f"from the last timestep (upwards) over training (to the right): {len(chosen)} of "
         f"{len(probed)} runs. Dark towards the top: the gradient vanishes on its way back; even "
-        "colour: it is carried; brighter towards the top: it explodes.",
+        "colour: it is carried; brighter towards the top: it explodes; grey: "
+        "not measured, as too few examples are that long.",
         panels=tuple(panels),
         size=(3.3, 2.5),
         header=("run", *keys, "layer", "step", "distance", "norm"),
