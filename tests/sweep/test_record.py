@@ -184,6 +184,10 @@ def test_a_shared_corpus_is_encoded_once(
     assert len(encoded) == 3  # train, validation, test
     command_line(*QUIET, "data.seed=77", "hydra.run.dir=alone")
     assert len(encoded) == 6
+    # Also where runs take turns with two of them.
+    two = ("seed=1,2", "data.seed=78,79", "hydra.sweep.dir=another", "--multirun")
+    assert command_line(*QUIET, *two).status == 0
+    assert len(encoded) == 12
 
 
 def test_a_folder_that_holds_a_sweep_or_a_run_keeps_its_configs(
