@@ -10,6 +10,7 @@ from typing import Any
 import hydra
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
 
 from seq2seq.config import config_folder, register
 
@@ -30,12 +31,21 @@ def overrides(command: str) -> tuple[str, list[str]]:
     script, *arguments = shlex.split(command)
     arguments = [one for one in arguments if one not in ("-m", "--multirun", "--help")]
     first = [
-        f"{one.get_key_element()}={next(iter(one.sweep_string_iterator()))}"
+        f"{one.get_key_element()}={first_value(one)}"
         if one.is_sweep_override()
         else str(one.input_line)
         for one in OverridesParser.create().parse_overrides(arguments)
     ]
     return {"scripts/train": "train", "scripts/inspect": "inspect"}[script], first
+
+
+def first_value(swept: Override) -> str:
+    """What the first job of a sweep, or a search, may be given."""
+    if swept.is_interval_sweep():
+        interval = swept.value()
+        assert isinstance(interval, IntervalSweep)
+        return str(interval.start)
+    return str(next(iter(swept.sweep_string_iterator())))
 
 
 @pytest.mark.parametrize(

@@ -140,13 +140,11 @@ class BestValue:
         value: of it.
         median: of the metric over the combinations with that value, whose own value is the median
             over seeds, a diverged run the worst of all.
-        edge: ``smallest`` or ``largest`` if no number beyond it was tried, else None.
     """
 
     key: str
     value: Value
     median: float
-    edge: str | None
 
 
 def best_values(combinations: Sequence[Combination], metric: str) -> dict[str, BestValue]:
@@ -164,15 +162,27 @@ def best_values(combinations: Sequence[Combination], metric: str) -> dict[str, B
         finite = {value: median for value, median in medians.items() if math.isfinite(median)}
         if len(by_value) > 1 and finite:
             best = min(finite, key=lambda value: sign * finite[value])
-            found[key] = BestValue(key, best, finite[best], _edge(best, list(by_value)))
+            found[key] = BestValue(key, best, finite[best])
     return found
+
+
+def best_by_value(
+    combinations: Sequence[Combination], metric: str
+) -> dict[str, list[tuple[Value, Combination]]]:
+    """Of each key, its values with the best combination that has them, the best first."""
+    found: dict[str, dict[Value, Combination]] = {}
+    for one in ranked(combinations, metric):
+        for key, value in one.values.items():
+            found.setdefault(key, {}).setdefault(value, one)
+    return {key: list(by_value.items()) for key, by_value in found.items()}
 
 
 def _sign(metric: str) -> int:
     return 1 if smaller_is_better(metric) else -1
 
 
-def _edge(value: Value, tried: Sequence[Value]) -> str | None:
+def edge(value: Value, tried: Sequence[Value]) -> str | None:
+    """``smallest`` or ``largest`` if a number has none beyond it among three or more."""
     numbers = [one for one in tried if is_number(one)]
     if len(numbers) < len(tried) or len(numbers) < 3:
         return None

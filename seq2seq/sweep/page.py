@@ -20,9 +20,11 @@ from seq2seq.records import write_whole
 from seq2seq.sweep.combinations import (
     DIVERGED,
     Combination,
+    best_by_value,
     best_member,
     best_values,
     combine,
+    edge,
     is_condition,
     is_seed,
     number,
@@ -49,6 +51,9 @@ from seq2seq.sweep.runs import Run, swept
 from seq2seq.sweep.table import write_table
 
 PAGE = "index.html"
+
+# Values of a key that are named in the words at the top.
+_MOST_VALUES = 4
 
 
 @dataclass(frozen=True)
@@ -296,20 +301,28 @@ def _with(best: Combination, keys: Sequence[str]) -> str:
 def _by_key(
     combinations: Sequence[Combination], keys: Sequence[str], metric: str
 ) -> list[dict[str, str]]:
-    """The best value of each key, over whatever the others are."""
-    found = best_values(combinations, metric)
-    return [
-        {
-            "key": short_key(key, keys),
-            "value": shown(best.value),
-            "median": f"{best.median:.4g}",
-            "edge": best.edge or "",
-            "condition": "yes" if is_condition(key) else "",
-        }
-        for key, best in found.items()
+    """What each key's values reach with the others at their best, and which is best by itself."""
+    alone = best_values(combinations, metric)
+    reached = best_by_value(combinations, metric)
+    words = []
+    for key, values in reached.items():
+        tried = different_values(_runs(combinations), key)
         # Of a number that is searched, no value stands for more than its own run.
-        if key != "sweep" and len(different_values(_runs(combinations), key)) <= MOST_STEPS
-    ]
+        if key == "sweep" or key not in alone or len(tried) > MOST_STEPS:
+            continue
+        told = [f"{shown(value)} ({one.mean:.4g})" for value, one in values[:_MOST_VALUES]]
+        best = alone[key].value if is_condition(key) else values[0][0]
+        words.append(
+            {
+                "key": short_key(key, keys),
+                "value": shown(best),
+                "median": f"{alone[key].median:.4g}",
+                "reached": ", ".join([*told, *(["..."] if len(values) > _MOST_VALUES else [])]),
+                "edge": edge(best, tried) or "",
+                "condition": "yes" if is_condition(key) else "",
+            }
+        )
+    return words
 
 
 def _runs(combinations: Sequence[Combination]) -> list[Run]:

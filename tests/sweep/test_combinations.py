@@ -6,9 +6,11 @@ import pytest
 
 from seq2seq.sweep.combinations import (
     Combination,
+    best_by_value,
     best_member,
     best_values,
     combine,
+    edge,
     ranked,
     smaller_is_better,
     varied,
@@ -59,13 +61,31 @@ def test_a_figure_that_should_be_large_is_ranked_the_other_way() -> None:
 
 def test_the_best_value_of_a_key_is_that_of_the_best_median_with_divergence_the_worst() -> None:
     best = best_values(combined(), "test/loss")["gain"]
-    assert (best.value, best.median, best.edge) == (1.0, 1.5, None)
+    assert (best.value, best.median) == (1.0, 1.5)
 
 
-@pytest.mark.parametrize(("best", "edge"), [(1.0, "smallest"), (2.0, None), (3.0, "largest")])
-def test_a_best_value_at_the_edge_of_what_was_tried_is_told(best: float, edge: str | None) -> None:
-    runs = [run(abs(gain - best), gain=gain) for gain in (1.0, 2.0, 3.0)]
-    assert best_values(combined(runs), "test/loss")["gain"].edge == edge
+def test_values_are_compared_with_the_other_keys_at_their_best() -> None:
+    losses = {("gru", 1.0): 3.0, ("gru", 2.0): 1.0, ("rnn", 1.0): 2.0, ("rnn", 2.0): 4.0}
+    runs = [run(loss, cell=cell, gain=gain) for (cell, gain), loss in losses.items()]
+    reached = best_by_value(combined(runs), "test/loss")
+    assert [(value, one.mean) for value, one in reached["cell"]] == [("gru", 1.0), ("rnn", 2.0)]
+    assert [(value, one.mean) for value, one in reached["gain"]] == [(2.0, 1.0), (1.0, 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("value", "tried", "told"),
+    [
+        (1.0, (1.0, 2, 3), "smallest"),
+        (2, (1.0, 2, 3), None),
+        (3, (1.0, 2, 3), "largest"),
+        (1, (1, 2), None),
+        ("a", ("a", 1, 2, 3), None),
+    ],
+)
+def test_a_value_at_the_edge_of_what_was_tried_is_told(
+    value: Value, tried: tuple[Value, ...], told: str | None
+) -> None:
+    assert edge(value, tried) == told
 
 
 def test_a_seed_that_has_not_ended_does_not_shift_the_other_keys() -> None:

@@ -133,7 +133,8 @@ def test_the_best_run_is_told_with_a_command_that_a_shell_takes(page: Path) -> N
         *("seq2seq-train", "hydra.mode=RUN", "experiment='a b'"),
         *("initializer.recurrent.gain=1.0", "model=gru", "seed=1"),
     ]
-    assert "has the best median test/loss at gain 1 (0.65) and model gru" in parser.words()
+    assert "with the others at their best: gain 1 (0.15)" in parser.words()
+    assert "; model gru (0.15), " in parser.words()
 
 
 def test_the_table_over_seeds_has_means_deviations_and_what_was_lost(page: Path) -> None:
