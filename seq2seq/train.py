@@ -76,6 +76,7 @@ def train(config: DictConfig) -> Figures:
 
 def _train(config: DictConfig, folder: Path) -> Figures:
     import lightning
+    from lightning.pytorch.callbacks import Checkpoint
 
     from seq2seq.callbacks.best_checkpoint import BestCheckpoint, validation_figures
     from seq2seq.callbacks.progress import Throughput
@@ -98,7 +99,12 @@ def _train(config: DictConfig, folder: Path) -> Figures:
     elif config.inspect:
         _inspect(module, datamodule, folder)
     trainer: lightning.Trainer = instantiate(
-        config.trainer, callbacks=callbacks, logger=[tensorboard, curves], default_root_dir=folder
+        config.trainer,
+        callbacks=callbacks,
+        logger=[tensorboard, curves],
+        default_root_dir=folder,
+        # Lightning would add a checkpoint of its own where the config has none.
+        enable_checkpointing=any(isinstance(one, Checkpoint) for one in callbacks),
     )
     trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
     throughput = next(one for one in callbacks if isinstance(one, Throughput))

@@ -19,7 +19,7 @@ from seq2seq.sweep.launchers import led
 from seq2seq.sweep.plan import PLAN, Place, read_plan, short_key, this_place
 from seq2seq.sweep.progress import progress_of, tell
 from seq2seq.sweep.resume import recorded_figures, resuming, take_up
-from seq2seq.sweep.runs import typed
+from seq2seq.sweep.runs import Value, typed
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,9 @@ def _tell_end(folder: Path, outcome: str) -> None:
 
 
 def _swept(place: Place) -> str:
-    shown = [
-        f"{short_key(key, place.swept)}={typed(place.overrides.get(key))}" for key in place.swept
-    ]
-    return " ".join(shown)
+    def shown(value: Value) -> str:
+        return f"{value:.6g}" if isinstance(value, float) else typed(value)
+
+    return " ".join(
+        f"{short_key(key, place.swept)}={shown(place.overrides.get(key))}" for key in place.swept
+    )

@@ -317,7 +317,9 @@ def _by_key(
                 "key": short_key(key, keys),
                 "value": shown(best),
                 "median": f"{alone[key].median:.4g}",
-                "reached": ", ".join([*told, *(["others worse"] if len(values) > _MOST_VALUES else [])]),
+                "reached": ", ".join(
+                    [*told, *(["others worse"] if len(values) > _MOST_VALUES else [])]
+                ),
                 "edge": edge(best, tried) or "",
                 "condition": "yes" if is_condition(key) else "",
             }

@@ -101,6 +101,7 @@ def test_events_of_all_runs_lie_in_one_place_and_curves_with_each(
     events = tmp_path / "sweep" / "tensorboard"
     assert {path.name for path in events.iterdir()} == {"0_seed=1", "1_seed=2"}
     assert not list(tmp_path.glob("sweep/*/tensorboard"))
+    assert not list(tmp_path.rglob("*.ckpt")), "callbacks=none keeps no checkpoint"
     lines = (tmp_path / "sweep" / "1" / "curves.jsonl").read_text().splitlines()
     train = [line for line in map(json.loads, lines) if "train/loss" in line]
     assert [line["step"] for line in train] == [1, 3]
