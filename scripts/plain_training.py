@@ -171,7 +171,7 @@ def plain_model(model: EncoderDecoder) -> PlainModel:
         target_vocabulary_size=decoder.embedding.num_embeddings,
         size=decoder.hidden_size,
         layers=len(encoder.layers),
-        bidirectional=encoder.directions == 2,
+        bidirectional=encoder.directions[0] == 2,
         input_feeding=decoder.input_feeding,
         dropout=encoder.layer_dropout.p,
     ).to(decoder.output.weight)

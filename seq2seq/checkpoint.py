@@ -4,6 +4,7 @@ A checkpoint is plain numbers, strings and tensors. The network is rebuilt by ou
 from its plain arguments and nothing in the file is ever imported or called by name.
 """
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,12 +120,16 @@ def check_resumable(path: Path, description: Mapping[str, Any]) -> int:
             names the keys with both values.
     """
     checkpoint = read_checkpoint(path)
-    stored = checkpoint[KEY]
+    stored = dict(checkpoint[KEY])
+    # Written before an option existed, it was trained with that option's default.
+    stored["model"] = {**_model_defaults(), **stored["model"]}
     for what, rest in (
         ("model", "Resume with the overrides of that run"),
         ("training", "A resumed run keeps both as they were: resume without these overrides"),
     ):
         ours, theirs = description[what], stored.get(what, description[what])
+        if what == "model":
+            ours = {**_model_defaults(), **ours}
         different = [
             f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
             for key in sorted({*ours, *theirs})
@@ -142,6 +147,14 @@ def check_resumable(path: Path, description: Mapping[str, Any]) -> int:
                 "the data and tokenizer overrides of that run"
             )
     return int(checkpoint.get("global_step", 0))
+
+
+def _model_defaults() -> dict[str, Any]:
+    return {
+        parameter.name: parameter.default
+        for parameter in inspect.signature(encoder_decoder).parameters.values()
+        if parameter.default is not inspect.Parameter.empty
+    }
 
 
 def find_checkpoint(*, run: str | None, checkpoint: str | None = None) -> Path:

@@ -36,6 +36,7 @@ class ModelConfig:
     hidden_size: int = 256
     encoder_layers: int = 1
     bidirectional: bool = True
+    bidirectional_layers: int | None = None
     decoder_layers: int | None = None
     decoder_hidden_size: int | None = None
     attention: str = "general"
@@ -43,6 +44,7 @@ class ModelConfig:
     query_state: str = "current"
     input_feeding: bool = False
     bridge: str = "linear"
+    layer_connection: str = "none"
     embedding_dropout: float = 0.0
     layer_dropout: float = 0.0
     output_dropout: float = 0.0
@@ -141,6 +143,8 @@ class InitializerConfig:
     attention: RuleConfig = field(default_factory=RuleConfig)
     bridge: RuleConfig = field(default_factory=RuleConfig)
     output: RuleConfig = field(default_factory=RuleConfig)
+    highway: RuleConfig = field(default_factory=RuleConfig)
+    highway_bias: RuleConfig = field(default_factory=RuleConfig)
     linear_bias: RuleConfig = field(default_factory=RuleConfig)
     calibration: CalibrationConfig | None = field(default_factory=CalibrationConfig)
 

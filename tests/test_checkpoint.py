@@ -200,6 +200,17 @@ def test_a_checkpoint_of_the_same_network_can_be_resumed(tmp_path: Path) -> None
     check_resumable(tmp_path / "a.ckpt", describe(arguments(), *tokenizers()))
 
 
+def test_a_checkpoint_from_before_an_option_resumes_where_the_option_is_off(
+    tmp_path: Path,
+) -> None:
+    save(tmp_path / "a.ckpt")  # without most arguments, as if they had not been there
+    here = describe(arguments(layer_connection="none", bidirectional=True), *tokenizers())
+    check_resumable(tmp_path / "a.ckpt", here)
+    here = describe(arguments(layer_connection="residual"), *tokenizers())
+    with pytest.raises(ValueError, match="layer_connection is 'none' there and 'residual' here"):
+        check_resumable(tmp_path / "a.ckpt", here)
+
+
 def test_resuming_another_network_names_every_differing_key_with_both_values(
     tmp_path: Path,
 ) -> None:

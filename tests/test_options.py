@@ -39,6 +39,7 @@ from seq2seq.initializers.rules import initialize, rules_from_config
 from seq2seq.instantiate import instantiate
 from seq2seq.models.attention import ATTENTIONS
 from seq2seq.models.bridge import BRIDGES
+from seq2seq.models.connection import LAYER_CONNECTIONS
 from seq2seq.models.decoder import QUERY_STATES
 from seq2seq.models.encoder_decoder import EncoderDecoder, encoder_decoder
 from seq2seq.models.recurrent import CELLS
@@ -63,6 +64,7 @@ def model_options() -> Iterator[dict[str, Any]]:
     ]
     rest = cycle(product(BRIDGES, [False, True], [False, True]))
     initializers = cycle(group("initializer"))
+    connections = cycle(LAYER_CONNECTIONS)
     combined = product(CELLS, [False, True], [(1, 1), (2, 1), (2, 2), (1, 2)], ways)
     for cell, bidirectional, depths, way in islice(combined, 0, None, 2):
         bridge, tie, reverse = next(rest)
@@ -72,14 +74,22 @@ def model_options() -> Iterator[dict[str, Any]]:
         equal = bridge == "copy" or "dot" in way["attention"]
         decoder = joined if equal else 7
         additive = way["attention"] == "additive"
+        connection = next(connections) if max(depths) > 1 else "none"
+        lower = bidirectional and depths[0] > 1 and not equal
+        # Something must be left that a connection can go around.
+        lower = lower and (connection == "none" or depths[1] > 1)
+        if depths[1] == 1 and way["attention"] == "none":
+            connection = "none"
         yield {
             "cell": cell,
             "bidirectional": bidirectional,
+            "bidirectional_layers": 1 if lower else None,
             "encoder_layers": depths[0],
             "decoder_layers": depths[1],
             **way,
             "attention_size": 5 if additive and tie else None,
             "bridge": bridge,
+            "layer_connection": connection,
             "tie_embeddings": tie,
             "reverse_source": reverse,
             "embedding_size": decoder if tie else 4,
@@ -215,6 +225,7 @@ def test_every_two_values_of_model_options_meet() -> None:
     varied = [
         *("cell", "bidirectional", "encoder_layers", "decoder_layers", "attention"),
         *("input_feeding", "query_state", "bridge", "tie_embeddings", "reverse_source"),
+        "layer_connection",
     ]
     met = Counter(
         pair
@@ -226,6 +237,7 @@ def test_every_two_values_of_model_options_meet() -> None:
     assert values["attention"] == set(ATTENTIONS)
     assert values["bridge"] == set(BRIDGES)
     assert values["query_state"] == set(QUERY_STATES)
+    assert values["layer_connection"] == set(LAYER_CONNECTIONS)
     assert {(options["cell"], options["initializer"]) for options in OPTIONS} == set(
         product(CELLS, group("initializer"))
     )

@@ -35,6 +35,13 @@ from seq2seq.initializers.schemes import check_argument
 SHARED = ("scale", "gain", "longest")
 SHORTEST_SPREAD = 3.0
 
+# Roles of parts that no preset's source knows, each with what its paper sets; a config's own entry
+# replaces them value by value.
+PART_ROLES: Mapping[str, Mapping[str, Any]] = {
+    "highway": {"pattern": "*highway.weight", "scheme": "xavier_uniform"},
+    "highway_bias": {"pattern": "*highway.bias", "scheme": "constant", "value": -1.0},
+}
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -146,9 +153,10 @@ def scheme_arguments(scheme: str) -> dict[str, bool]:
 def rules_from_config(config: Mapping[str, Any], *, longest: float | None = None) -> list[Rule]:
     """Rules in the order in which they are tried, from the ``initializer`` group as plain values.
 
-    First the user's own ``rules``, which must all match something; then ``forget_bias``; then what
-    the initializer treats specially; then the named roles (``embedding``, ``recurrent``, ``input``,
-    ...). Both of these are optional, since a model may have no attention or no such gate.
+    First the user's own ``rules``, which must all match something; then :data:`PART_ROLES`; then
+    ``forget_bias``; then what the initializer treats specially; then the named roles
+    (``embedding``, ``recurrent``, ``input``, ...). All but the first are optional, since a model
+    may have no attention or no such gate.
 
     Args:
         config: ``rules``: list of mappings with ``pattern``, ``scheme``, optional ``gates`` and
@@ -157,7 +165,7 @@ def rules_from_config(config: Mapping[str, Any], *, longest: float | None = None
             ``special``: such mappings by name. ``scale``, ``gain``, ``longest``: for every rule
             whose scheme takes it and that has no value of its own. ``calibration``: no rule, see
             `calibration.py`. All other keys are roles, mappings like those of ``rules``; one whose
-            values are all None is left out.
+            values are all None is left out, but for :data:`PART_ROLES`.
         longest: how long dependencies are in the data, in timesteps: for every rule whose scheme
             takes it, where the config leaves it open.
 
@@ -176,7 +184,7 @@ def rules_from_config(config: Mapping[str, Any], *, longest: float | None = None
     roles |= {
         name: value
         for name, value in config.items()
-        if name not in (*SHARED, "forget_bias", "rules", "special", "calibration")
+        if name not in (*SHARED, *PART_ROLES, "forget_bias", "rules", "special", "calibration")
     }
     own = [
         _rule(f"rules[{index}]", entry, open_numbers, optional=False)
@@ -201,7 +209,7 @@ def rules_from_config(config: Mapping[str, Any], *, longest: float | None = None
                 f"initializer.{name}={value} is used by nothing: no scheme of this initializer "
                 f"takes {name}; set it to null"
             )
-    return [*own, *_forget_bias(config.get("forget_bias"), named), *named]
+    return [*own, *_part_rules(config), *_forget_bias(config.get("forget_bias"), named), *named]
 
 
 def initialize(
@@ -257,6 +265,14 @@ def assign(model: nn.Module, rules: Sequence[Rule]) -> list[Assignment]:
     _require_used(rules, assignments)
     _require_whole_sums(assignments)
     return assignments
+
+
+def _part_rules(config: Mapping[str, Any]) -> Iterator[Rule]:
+    for name, default in PART_ROLES.items():
+        own = {key: value for key, value in (config.get(name) or {}).items() if value is not None}
+        if "scheme" in own:  # the numbers of another scheme mean nothing to it
+            default = {"pattern": default["pattern"]}
+        yield _rule(name, {**default, **own}, {}, optional=True)
 
 
 def _rule(name: str, entry: Any, shared: Mapping[str, float], *, optional: bool) -> Rule:
@@ -382,7 +398,7 @@ def _notes(rules: Sequence[Rule], assignments: Sequence[Assignment]) -> Iterator
     absent = [
         rule.name
         for rule in unused
-        if rule.name != "forget_bias" and not rule.name.startswith("special.")
+        if rule.name not in ("forget_bias", *PART_ROLES) and not rule.name.startswith("special.")
     ]
     if absent:
         yield f"no parameters in this model for: {', '.join(absent)}"

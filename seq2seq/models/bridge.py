@@ -1,5 +1,7 @@
 """The bridge: the encoder's final states become the decoder's first state."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +24,8 @@ class Bridge(nn.Module):
     Args:
         kind: one of :data:`BRIDGES`.
         cell: the cell of both sides; only the LSTM has a cell state to map.
-        encoder_layers, encoder_directions, encoder_hidden_size: shape of the encoder.
+        encoder_directions: number of scans of each encoder layer, from the bottom.
+        encoder_hidden_size: width of each scan.
         decoder_layers, decoder_hidden_size: shape of the decoder.
 
     Raises:
@@ -34,8 +37,7 @@ class Bridge(nn.Module):
         *,
         kind: str,
         cell: str,
-        encoder_layers: int,
-        encoder_directions: int,
+        encoder_directions: Sequence[int],
         encoder_hidden_size: int,
         decoder_layers: int,
         decoder_hidden_size: int,
@@ -43,15 +45,18 @@ class Bridge(nn.Module):
         super().__init__()
         if kind not in BRIDGES:
             raise ValueError(f"bridge is {kind!r}, but it must be one of {', '.join(BRIDGES)}")
-        joined = encoder_directions * encoder_hidden_size
-        if kind == "copy" and joined != decoder_hidden_size:
-            raise ValueError(
-                f"bridge=copy needs equal widths, but the encoder's directions have {joined} "
-                f"together and the decoder has {decoder_hidden_size}: change one, or use "
-                "bridge=linear"
-            )
         self.kind = kind
-        self.encoder_layers = encoder_layers
+        self.encoder_directions = tuple(encoder_directions)
+        first = len(self.encoder_directions) - decoder_layers
+        self._sources = [max(0, first + index) for index in range(decoder_layers)]
+        joined = [self.encoder_directions[one] * encoder_hidden_size for one in self._sources]
+        for width in joined:
+            if kind == "copy" and width != decoder_hidden_size:
+                raise ValueError(
+                    f"bridge=copy needs equal widths, but the encoder's directions have {width} "
+                    f"together and the decoder has {decoder_hidden_size}: change one, or use "
+                    "bridge=linear"
+                )
         self.decoder_layers = decoder_layers
         self.decoder_hidden_size = decoder_hidden_size
         self.has_cell = cell == "lstm"
@@ -60,13 +65,11 @@ class Bridge(nn.Module):
             if self.has_cell:
                 self.cell = self._maps(joined)
 
-    def _maps(self, joined: int) -> nn.ModuleList:
-        return nn.ModuleList(
-            nn.Linear(joined, self.decoder_hidden_size) for _ in range(self.decoder_layers)
-        )
+    def _maps(self, joined: Sequence[int]) -> nn.ModuleList:
+        return nn.ModuleList(nn.Linear(width, self.decoder_hidden_size) for width in joined)
 
     def forward(self, state: RecurrentState) -> RecurrentState:
-        """To ``[decoder_layers, batch, hidden]`` from ``[encoder_layers * directions, ...]``."""
+        """To ``[decoder_layers, batch, hidden]`` from the encoder's ``[scans, batch, hidden]``."""
         if self.kind == "zero":
             batch = state.hidden.size(1)
             zeros = state.hidden.new_zeros(self.decoder_layers, batch, self.decoder_hidden_size)
@@ -78,11 +81,12 @@ class Bridge(nn.Module):
         return RecurrentState(hidden, self._map(state.cell, self.cell if linear else None))
 
     def _map(self, final: Tensor, maps: nn.ModuleList | None) -> Tensor:
-        _, batch, hidden = final.shape
-        # [layers * directions, batch, hidden] -> [layers, batch, directions * hidden]
-        layers = final.view(self.encoder_layers, -1, batch, hidden).transpose(1, 2).flatten(2)
-        first = self.encoder_layers - self.decoder_layers
-        chosen = [layers[max(0, first + index)] for index in range(self.decoder_layers)]
+        # [scans, batch, hidden] -> of each layer [batch, directions * hidden]
+        layers = [
+            scans.transpose(0, 1).flatten(1)
+            for scans in torch.split(final, list(self.encoder_directions))
+        ]
+        chosen = [layers[source] for source in self._sources]
         if maps is not None:
             chosen = [torch.tanh(linear(one)) for linear, one in zip(maps, chosen, strict=True)]
         return torch.stack(chosen)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from seq2seq.models.attention import Attention, Memory
+from seq2seq.models.connection import connections
 from seq2seq.models.recurrent import RecurrentLayer, RecurrentState, stack_states
 
 QUERY_STATES = ("current", "previous")
@@ -73,6 +74,9 @@ class Decoder(nn.Module):
         memory_size: width of the encoder's outputs.
         input_feeding: see above; needs attention.
         query_state: which hidden state asks, ``current`` or ``previous``.
+        layer_connection: see :class:`~seq2seq.models.connection.LayerConnection`; around every
+            layer but the first. Attention is asked by what leaves the top layer's connection, with
+            ``previous`` by its hidden state.
         embedding_dropout: share of embedding units dropped.
         layer_dropout: share of units dropped between layers (not after the last).
         output_dropout: share of features dropped before the output layer.
@@ -95,6 +99,7 @@ class Decoder(nn.Module):
         memory_size: int,
         input_feeding: bool = False,
         query_state: str = "current",
+        layer_connection: str = "none",
         embedding_dropout: float = 0.0,
         layer_dropout: float = 0.0,
         output_dropout: float = 0.0,
@@ -138,6 +143,7 @@ class Decoder(nn.Module):
             )
             for index in range(layers)
         )
+        self.connections = connections(layer_connection, [hidden_size] * layers)
         self.attention = attention
         if attention is not None:
             self.attention_vector = nn.Linear(memory_size + hidden_size, hidden_size, bias=False)
@@ -212,9 +218,11 @@ class Decoder(nn.Module):
         self, x: Tensor, states: Sequence[RecurrentState]
     ) -> tuple[Tensor, list[RecurrentState]]:
         after: list[RecurrentState] = []
-        for index, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
-            x = self.layer_dropout(x) if index else x
-            x, final = layer(x, None, state)
+        for index, (layer, connection, state) in enumerate(
+            zip(self.layers, self.connections, states, strict=True)
+        ):
+            output, final = layer(self.layer_dropout(x) if index else x, None, state)
+            x = connection(x, output)
             after.append(final)
         return x, after
 

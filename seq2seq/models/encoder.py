@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from seq2seq.models.connection import connections
 from seq2seq.models.recurrent import (
     RecurrentLayer,
     RecurrentState,
@@ -20,9 +21,11 @@ class EncoderOutput(NamedTuple):
     """What the encoder returns.
 
     Shape:
-        outputs: ``[batch, source_time, directions * hidden]``, zero where the source is padding;
-            position ``s`` belongs to source token ``s``, whatever the order of the scan.
-        state: ``[layers * directions, batch, hidden]``, ordered layer by layer, forward first.
+        outputs: ``[batch, source_time, directions * hidden]`` of the top layer, zero where the
+            source is padding; position ``s`` belongs to source token ``s``, whatever the order of
+            the scan.
+        state: ``[scans, batch, hidden]``, ordered layer by layer, forward first: two a
+            bidirectional layer.
         mask: bool ``[batch, source_time]``, True = real token.
     """
 
@@ -70,10 +73,18 @@ class Encoder(nn.Module):
         hidden_size: width of each direction of each layer.
         layers: depth.
         bidirectional: scan in both directions.
+        bidirectional_layers: so many layers, from the bottom, do so and the rest scan forwards; all
+            if None. One is the encoder of Wu et al. 2016, section 3.2.
+        layer_connection: see :class:`~seq2seq.models.connection.LayerConnection`; around every
+            layer but the first whose input is as wide as its output.
+        outputs_read: whether anything reads the outputs; if not, nothing goes around the top layer.
         embedding_dropout: share of embedding units dropped.
         layer_dropout: share of units dropped between layers (not after the last).
         reverse_source: read the source tokens last to first, the end symbol staying at the end
             (Sutskever, Vinyals and Le 2014, section 3.3).
+
+    Raises:
+        ValueError: for an unknown connection, or a number of bidirectional layers that can't be.
     """
 
     def __init__(
@@ -86,14 +97,31 @@ class Encoder(nn.Module):
         hidden_size: int,
         layers: int,
         bidirectional: bool,
+        bidirectional_layers: int | None = None,
+        layer_connection: str = "none",
+        outputs_read: bool = True,
         embedding_dropout: float = 0.0,
         layer_dropout: float = 0.0,
         reverse_source: bool = False,
     ) -> None:
         super().__init__()
         self.hidden_size = hidden_size
-        self.directions = 2 if bidirectional else 1
-        self.output_size = self.directions * hidden_size
+        if bidirectional_layers is not None and not bidirectional:
+            raise ValueError(
+                f"bidirectional_layers is {bidirectional_layers}, but bidirectional is false: set "
+                "it to null, or bidirectional=true"
+            )
+        if bidirectional_layers is not None and bidirectional_layers > layers:
+            raise ValueError(
+                f"bidirectional_layers is {bidirectional_layers}, but the encoder has {layers} "
+                "layers: set it to null for all of them"
+            )
+        both = layers if bidirectional_layers is None else bidirectional_layers
+        self.directions = tuple(
+            2 if bidirectional and index < both else 1 for index in range(layers)
+        )
+        widths = [directions * hidden_size for directions in self.directions]
+        self.output_size = widths[-1]
         self.reverse_source = reverse_source
         self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=pad_id)
         self.embedding_dropout = nn.Dropout(embedding_dropout)
@@ -101,12 +129,13 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(
             EncoderLayer(
                 cell=cell,
-                input_size=self.output_size if index else embedding_size,
+                input_size=below,
                 hidden_size=hidden_size,
-                bidirectional=bidirectional,
+                bidirectional=directions == 2,
             )
-            for index in range(layers)
+            for below, directions in zip([embedding_size, *widths], self.directions, strict=False)
         )
+        self.connections = connections(layer_connection, widths, top=outputs_read)
 
     def forward(self, source: Tensor, lengths: Tensor) -> EncoderOutput:
         """Encode a padded batch.
@@ -118,8 +147,11 @@ class Encoder(nn.Module):
         if self.reverse_source:
             x = reverse_by_length(x, lengths - 1)
         states: list[RecurrentState] = []
-        for index, layer in enumerate(self.layers):
-            x, final = layer(self.layer_dropout(x) if index else x, lengths)
+        for index, (layer, connection) in enumerate(
+            zip(self.layers, self.connections, strict=True)
+        ):
+            output, final = layer(self.layer_dropout(x) if index else x, lengths)
+            x = connection(x, output)
             states += final
         if self.reverse_source:
             x = reverse_by_length(x, lengths - 1)

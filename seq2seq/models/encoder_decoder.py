@@ -110,6 +110,7 @@ def encoder_decoder(
     hidden_size: int = 256,
     encoder_layers: int = 1,
     bidirectional: bool = True,
+    bidirectional_layers: int | None = None,
     decoder_layers: int | None = None,
     decoder_hidden_size: int | None = None,
     attention: str = "general",
@@ -117,6 +118,7 @@ def encoder_decoder(
     query_state: str = "current",
     input_feeding: bool = False,
     bridge: str = "linear",
+    layer_connection: str = "none",
     embedding_dropout: float = 0.0,
     layer_dropout: float = 0.0,
     output_dropout: float = 0.0,
@@ -133,6 +135,7 @@ def encoder_decoder(
         hidden_size: width of each direction of the encoder's layers.
         encoder_layers: depth of the encoder.
         bidirectional: whether the encoder scans in both directions.
+        bidirectional_layers: how many of its layers do, from the bottom; all if None.
         decoder_layers: depth of the decoder; as the encoder's if None.
         decoder_hidden_size: width of the decoder; ``hidden_size`` if None.
         attention: ``none``, ``additive``, ``dot``, ``general`` or ``scaled_dot``.
@@ -140,6 +143,9 @@ def encoder_decoder(
         query_state: which decoder state asks the attention, ``current`` or ``previous``.
         input_feeding: whether the answer of the attention is an input of the recurrence.
         bridge: ``zero``, ``copy`` or ``linear``.
+        layer_connection: ``none``, ``residual`` or ``highway``, around every layer but the first of
+            each stack; without attention not around the encoder's top layer, whose outputs nothing
+            reads.
         embedding_dropout: share of embedding units dropped, on both sides.
         layer_dropout: share of units dropped between layers.
         output_dropout: share of features dropped before the output layer.
@@ -153,6 +159,7 @@ def encoder_decoder(
         "embedding_size": embedding_size,
         "hidden_size": hidden_size,
         "encoder_layers": encoder_layers,
+        "bidirectional_layers": bidirectional_layers,
         "decoder_layers": decoder_layers,
         "decoder_hidden_size": decoder_hidden_size,
         "attention_size": attention_size,
@@ -183,6 +190,9 @@ def encoder_decoder(
         hidden_size=hidden_size,
         layers=encoder_layers,
         bidirectional=bidirectional,
+        bidirectional_layers=bidirectional_layers,
+        layer_connection=layer_connection,
+        outputs_read=attention != "none",
         embedding_dropout=embedding_dropout,
         layer_dropout=layer_dropout,
         reverse_source=reverse_source,
@@ -190,7 +200,6 @@ def encoder_decoder(
     joined = Bridge(
         kind=bridge,
         cell=cell,
-        encoder_layers=encoder_layers,
         encoder_directions=encoder.directions,
         encoder_hidden_size=hidden_size,
         decoder_layers=decoder_layers,
@@ -224,9 +233,17 @@ def encoder_decoder(
         memory_size=encoder.output_size,
         input_feeding=input_feeding,
         query_state=query_state,
+        layer_connection=layer_connection,
         embedding_dropout=embedding_dropout,
         layer_dropout=layer_dropout,
         output_dropout=output_dropout,
         tie_embeddings=tie_embeddings,
     )
+    connected = [*encoder.connections, *decoder.connections]
+    if layer_connection != "none" and all(one.kind == "none" for one in connected):
+        raise ValueError(
+            f"layer_connection is {layer_connection}, but no layer above the first has an input "
+            "as wide as its output and a reader above it: use more encoder_layers or "
+            "decoder_layers, or layer_connection=none"
+        )
     return EncoderDecoder(encoder=encoder, bridge=joined, decoder=decoder)

@@ -159,6 +159,15 @@ def attend(model: EncoderDecoder, query: Tensor, outputs: list[Tensor]) -> Tenso
     return sum(weight * output for weight, output in zip(weights, outputs, strict=True))
 
 
+def connected(connection: nn.Module, below: Tensor, output: Tensor) -> Tensor:
+    if connection.kind == "residual":
+        return below + output
+    if connection.kind == "highway":
+        gate = torch.sigmoid(connection.highway.weight @ below + connection.highway.bias)
+        return gate * output + (1 - gate) * below
+    return output
+
+
 def unrolled(
     model: EncoderDecoder, pairs: Pairs, row: int, masks: dict[str, list[Tensor]]
 ) -> tuple[dict[str, Trace], Tensor]:
@@ -171,6 +180,7 @@ def unrolled(
     xs = [encoder.embedding.weight[token] for token in source]
     finals: list[list[Trace]] = []
     for index, pair in enumerate(encoder.layers):
+        below = xs
         if index and masks["encoder"]:
             xs = [x * mask for x, mask in zip(xs, masks["encoder"][index - 1][row], strict=False)]
         zeros = torch.zeros(encoder.hidden_size, dtype=xs[0].dtype)
@@ -188,7 +198,10 @@ def unrolled(
                 h, c = trace.hidden[-1], trace.cell[-1]
             onward.append(trace.hidden if direction == "forward" else trace.hidden[::-1])
             finals_here.append(trace)
-        xs = [torch.cat(outputs) for outputs in zip(*onward, strict=True)]
+        xs = [
+            connected(encoder.connections[index], x, torch.cat(outputs))
+            for x, *outputs in zip(below, *onward, strict=True)
+        ]
         finals.append(finals_here)
     if encoder.reverse_source:
         xs = xs[-2::-1] + xs[-1:]
@@ -214,12 +227,13 @@ def unrolled(
         elif decoder.input_feeding:
             x = torch.cat([x, fed])
         for index, layer in enumerate(decoder.layers):
+            below = x
             if index and masks["decoder"]:
                 x = x * masks["decoder"][index - 1][row, time]
             trace = traces[f"decoder/layer{index}"]
             trace.step(layer, x, *states[index])
             states[index] = trace.hidden[-1], trace.cell[-1]
-            x = trace.hidden[-1]
+            x = connected(decoder.connections[index], below, trace.hidden[-1])
         if decoder.attention is not None:
             if decoder.query_state == "current":
                 context = attend(model, x, xs)
@@ -275,6 +289,27 @@ def test_total_derivatives_equal_the_unrolled_reference_with_dropout_between_lay
         "encoder": model.encoder.layer_dropout.masks,
         "decoder": model.decoder.layer_dropout.masks,
     }
+    assert_flows_equal_reference(model, pairs, flows, masks)
+
+
+@pytest.mark.parametrize("connection", ["residual", "highway"])
+@pytest.mark.parametrize("input_feeding", [False, True])
+def test_a_way_around_the_layers_is_part_of_the_total_derivatives(
+    connection: str, input_feeding: bool
+) -> None:
+    model = make_model(
+        cell="lstm",
+        encoder_layers=3,
+        decoder_layers=3,
+        bidirectional_layers=1,
+        input_feeding=input_feeding,
+        layer_connection=connection,
+    )
+    model.encoder.layer_dropout = KeptDropout()
+    pairs = make_pairs()
+    flows = recorded_flows(model, pairs)
+    assert [one.kind for one in model.encoder.connections] == ["none", "none", connection]
+    masks = {"encoder": model.encoder.layer_dropout.masks, "decoder": []}
     assert_flows_equal_reference(model, pairs, flows, masks)
 
 

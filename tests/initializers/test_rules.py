@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from seq2seq.initializers.rules import (
+    PART_ROLES,
     Initialization,
     Rule,
     initialize,
@@ -438,20 +439,42 @@ def test_a_shared_number_reaches_every_rule_without_its_own(preset: Preset) -> N
     assert rules["embedding"].arguments == {"scale": 1.0}
 
 
+def test_parts_that_no_preset_knows_have_their_own_roles_and_no_shared_number() -> None:
+    class Stack(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.highway = nn.Linear(40, 40)
+
+    config: dict[str, Any] = {
+        "gain": 3.0,
+        "linear": {"pattern": "*.weight", "scheme": "xavier_uniform"},
+        "linear_bias": {"pattern": "*.bias", "scheme": "zeros"},
+    }
+    model = Stack()
+    run(model, config)
+    assert (model.highway.bias == -1).all()
+    assert float(model.highway.weight.std()) == pytest.approx(1 / math.sqrt(40), rel=0.1)
+    run(model, {**config, "highway_bias": {"value": -3.0}})
+    assert (model.highway.bias == -3).all()
+    run(model, {**config, "highway_bias": {"scheme": "zeros"}})
+    assert not model.highway.bias.any()
+
+
 def test_the_length_of_the_data_fills_what_the_config_leaves_open() -> None:
     config = {
         "bias": {"pattern": "*bias*", "scheme": "chrono"},
         "recurrent": {"pattern": "*weight_hh*", "scheme": "recommended_recurrent", "longest": 7.0},
         "embedding": {"pattern": "*", "scheme": "zeros"},
     }
-    rules = {rule.name: rule.arguments for rule in rules_from_config(config, longest=30)}
+    made = rules_from_config(config, longest=30)
+    rules = {rule.name: rule.arguments for rule in made if rule.name not in PART_ROLES}
     assert rules == {"bias": {"longest": 30.0}, "recurrent": {"longest": 7.0}, "embedding": {}}
     rules = {
         rule.name: rule.arguments
         for rule in rules_from_config({**config, "longest": 9.0}, longest=30)
     }
     assert rules["bias"] == {"longest": 9.0}
-    shortest = rules_from_config(config, longest=1)[0]
+    (shortest,) = (rule for rule in rules_from_config(config, longest=1) if rule.name == "bias")
     assert shortest.arguments["longest"] > 2  # or chrono would have nothing to spread
     with pytest.raises(ValueError, match=r"needs a value for initializer\.bias\.longest"):
         rules_from_config(config)

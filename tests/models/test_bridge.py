@@ -17,8 +17,7 @@ def make_bridge(**options: Any) -> Bridge:
     values = {
         "kind": "linear",
         "cell": "lstm",
-        "encoder_layers": 2,
-        "encoder_directions": 2,
+        "encoder_directions": (2, 2),
         "decoder_layers": 2,
         "decoder_hidden_size": 2 * HIDDEN,
     }
@@ -74,12 +73,31 @@ def test_the_gradient_reaches_every_layer_direction_and_the_cell() -> None:
 def test_layers_of_different_depths_are_matched_from_the_top(
     encoder_layers: int, decoder_layers: int, read: list[int]
 ) -> None:
-    bridge = make_bridge(kind="copy", encoder_layers=encoder_layers, decoder_layers=decoder_layers)
+    bridge = make_bridge(
+        kind="copy", encoder_directions=[2] * encoder_layers, decoder_layers=decoder_layers
+    )
     state = make_state(encoder_layers)
     for ours, final in zip(bridge(state), state, strict=True):
         assert ours.shape == (decoder_layers, BATCH, 2 * HIDDEN)
         for layer, source in enumerate(read):
             assert torch.equal(ours[layer], joined(final, source))
+
+
+def test_layers_of_one_and_of_two_directions_are_each_joined_whole() -> None:
+    torch.manual_seed(1)
+    state = RecurrentState(torch.randn(3, BATCH, HIDDEN, dtype=torch.float64))
+    bridge = make_bridge(cell="gru", encoder_directions=(2, 1), decoder_hidden_size=5)
+    hidden, _ = bridge(state)
+    for layer, source in enumerate((joined(state.hidden, 0), state.hidden[2])):
+        linear = bridge.hidden[layer]
+        expected = torch.tanh(source @ linear.weight.T + linear.bias)
+        torch.testing.assert_close(hidden[layer], expected, atol=1e-12, rtol=1e-12)
+    copied = make_bridge(
+        kind="copy", encoder_directions=(2, 1), decoder_layers=1, decoder_hidden_size=HIDDEN
+    )
+    assert torch.equal(copied(state).hidden[0], state.hidden[2])
+    with pytest.raises(ValueError, match=r"bridge=copy .* have 6 together .* has 3"):
+        make_bridge(kind="copy", encoder_directions=(2, 1), decoder_hidden_size=HIDDEN)
 
 
 def test_zero_starts_from_zeros_of_the_decoders_shape() -> None:
