@@ -74,15 +74,18 @@ def check_sizes(config: DictConfig) -> None:
     import torch
 
     from seq2seq.data.tokenizer import PAD_ID
+    from seq2seq.decoding.settings import check_decoding
     from seq2seq.initializers.calibration import calibration_from_config
     from seq2seq.initializers.rules import SHORTEST_SPREAD, assign, rules_from_config
     from seq2seq.models.encoder_decoder import encoder_decoder
-    from seq2seq.translator import check_decoding
+    from seq2seq.unknown_words import read_dictionary
 
-    decoding = plain(config.decoding)
-    check_decoding(
-        **{key: decoding[key] for key in ("strategy", "beam_size", "n_best", "temperature")}
-    )
+    decoding = {
+        key: value for key, value in plain(config.decoding).items() if key not in ("seed", "prefix")
+    }
+    check_decoding(**decoding, attends=config.model.attention != "none")
+    if config.decoding.dictionary is not None:
+        read_dictionary(config.decoding.dictionary)
     with torch.device("meta"):
         model = encoder_decoder(
             source_vocabulary_size=8, target_vocabulary_size=8, pad_id=PAD_ID, **plain(config.model)

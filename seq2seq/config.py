@@ -89,10 +89,19 @@ class DecodingConfig:
     beam_size: int = 5
     n_best: int = 1
     length_penalty: float = 1.0
+    coverage_penalty: float = 0.0
     temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
     seed: int = 1
+    block_ngram: int = 0
+    min_length_ratio: float = 0.0
+    min_length_constant: int = 0
     max_length_ratio: float = 2.0
     max_length_constant: int = 10
+    prefix: str = ""
+    replace_unknown: bool = False
+    dictionary: str | None = None
 
 
 @dataclass
@@ -598,6 +607,7 @@ class TranslateConfig(RunConfig):
 
     input: str = "-"
     output: str = "-"
+    prefixes: bool = False
     scores: bool = False
 
 

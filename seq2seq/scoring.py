@@ -63,8 +63,9 @@ class SplitScores:
             correct=correct_tokens(logits, batch.labels),
             tokens=loss.tokens,
         )
-        best = [translations[0].text for translations in translator.texts(batch)]
         chosen = [pairs[index] for index in batch.index.tolist()]
+        translated = translator.texts(batch, [pair.source for pair in chosen])
+        best = [translations[0].text for translations in translated]
         self._free_running.update(hypotheses=best, references=[pair.target for pair in chosen])
         for index, pair, text in zip(batch.index.tolist(), chosen, best, strict=True):
             self._translated[index] = TranslatedPair(pair.source, pair.target, text)

@@ -7,8 +7,9 @@ Started as ``seq2seq-translate run=FOLDER``; every argument is a Hydra override 
 import contextlib
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import hydra
 from omegaconf import DictConfig
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 # Read and translated together: enough that batches of equal lengths form, little enough that the
 # first lines of a long file come soon.
 _LINES_AT_ONCE = 2048
+
+
+class Line(NamedTuple):
+    """A source text, and what its translation must begin with."""
+
+    source: str
+    prefix: str = ""
 
 
 def translate(config: DictConfig) -> None:
@@ -40,6 +48,11 @@ def translate(config: DictConfig) -> None:
     trained = load_trained(path)
     trained.model.to(chosen_device(config.accelerator))
     translator = Translator(**trained._asdict(), **plain(config.decoding))
+    if config.prefixes and config.decoding.prefix:
+        raise ValueError(
+            "prefixes=true takes the prefix of each line from its second column: leave out "
+            "decoding.prefix"
+        )
     if config.output != "-" and not Path(config.output).absolute().parent.is_dir():
         raise FileNotFoundError(f"output={config.output}: there is no such folder")
     with contextlib.ExitStack() as stack:
@@ -49,8 +62,10 @@ def translate(config: DictConfig) -> None:
         name, stream = "standard input", sys.stdin.buffer
         if config.input != "-":
             name, stream = config.input, stack.enter_context(open(config.input, "rb"))
-        lines = _lines(name, stream)
-        for best in _translated(translator, lines, config.batch_size):
+        lines = _sources(_lines(name, stream))
+        if config.prefixes:
+            lines = _with_prefixes(name, _lines(name, stream), translator)
+        for best in _translated(translator, lines, config):
             for one in best:
                 output.write(f"{one.score:.4f}\t{one.text}\n" if config.scores else f"{one.text}\n")
             output.flush()
@@ -67,20 +82,42 @@ def _lines(name: str, stream: Iterable[bytes]) -> Iterator[str]:
             ) from error
 
 
-def _translated(
-    translator: "Translator", lines: Iterable[str], batch_size: int
-) -> Iterator[list["Translation"]]:
+def _sources(lines: Iterable[str]) -> Iterator[Line]:
     from seq2seq.data.corpus import normalize
 
+    return (Line(normalize(line)) for line in lines)
+
+
+def _with_prefixes(name: str, lines: Iterable[str], translator: "Translator") -> Iterator[Line]:
+    from seq2seq.data.corpus import normalize
+
+    for number, text in enumerate(lines, start=1):
+        source, *prefix = [normalize(column) for column in text.split("\t")]
+        if len(prefix) > 1:
+            raise ValueError(
+                f"{name}, line {number} has {1 + len(prefix)} columns: with prefixes=true a line "
+                "is a source, a tab and what its translation must begin with"
+            )
+        line = Line(source, prefix[0] if prefix else "")
+        try:
+            translator.encode_prefix(line.prefix)
+        except ValueError as error:
+            raise ValueError(f"{name}, line {number}: {error}") from error
+        yield line
+
+
+def _translated(
+    translator: "Translator", lines: Iterable[Line], config: DictConfig
+) -> Iterator[list["Translation"]]:
     # On a terminal, every line is answered before the next is typed.
     at_once = 1 if sys.stdin.isatty() else _LINES_AT_ONCE
-    held: list[str] = []
-    for line in lines:
-        held.append(normalize(line))
-        if len(held) == at_once:
-            yield from translator.translate(held, batch_size=batch_size)
-            held = []
-    yield from translator.translate(held, batch_size=batch_size)
+    lines = iter(lines)
+    while held := list(islice(lines, at_once)):
+        yield from translator.translate(
+            [line.source for line in held],
+            prefixes=[line.prefix for line in held] if config.prefixes else None,
+            batch_size=config.batch_size,
+        )
 
 
 register()

@@ -37,6 +37,7 @@ LAYERS = {
     "schedules": 2,
     "scoring": 2,
     "translator": 2,
+    "unknown_words": 2,
     # 3: Lightning
     "callbacks": 3,
     "data.datamodule": 3,

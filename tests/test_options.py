@@ -23,6 +23,7 @@ from seq2seq.assembly import build_callbacks
 from seq2seq.config import (
     CallbackConfig,
     CallbacksConfig,
+    DecodingConfig,
     ModelConfig,
     config_folder,
     plain,
@@ -33,6 +34,7 @@ from seq2seq.data.datamodule import TranslationDataModule
 from seq2seq.data.sampler import UNITS
 from seq2seq.data.synthetic import synthetic_task
 from seq2seq.data.tokenizer import KINDS, PAD_ID, train_tokenizers
+from seq2seq.decoding.settings import STRATEGIES
 from seq2seq.diagnostics.spectrum import gate_blocks
 from seq2seq.initializers.blocks import GATES, KEEP_GATES
 from seq2seq.initializers.rules import initialize, rules_from_config
@@ -44,7 +46,7 @@ from seq2seq.models.decoder import QUERY_STATES
 from seq2seq.models.encoder_decoder import EncoderDecoder, encoder_decoder
 from seq2seq.models.recurrent import CELLS
 from seq2seq.scoring import batch_loss
-from seq2seq.translator import STRATEGIES, Translator
+from seq2seq.translator import Translator
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SIZE = 6
@@ -411,3 +413,47 @@ def test_every_unit_of_batches_covers_the_corpus(unit: str) -> None:
     if unit == "target_tokens":
         assert max(batch.decoder_input.numel() for batch in batches) <= 30
     take_two_steps(build(data), batches)
+
+
+# Every key of `decoding` beside the strategy, with a value that isn't its default.
+DECODINGS: list[dict[str, Any]] = [
+    {"strategy": "beam_search", "beam_size": 4, "n_best": 3, "length_penalty": 0.5},
+    {"strategy": "beam_search", "coverage_penalty": 0.2},
+    {"strategy": "sampling", "temperature": 0.7, "seed": 5},
+    {"strategy": "sampling", "top_k": 3},
+    {"strategy": "sampling", "top_p": 0.8},
+    {"block_ngram": 2},
+    {"min_length_ratio": 1.0, "min_length_constant": 1, "strategy": "beam_search"},
+    {"max_length_ratio": 1.0, "max_length_constant": 3},
+    {"prefix": "3 1"},
+    {"replace_unknown": True, "dictionary": "words.tsv"},
+]
+
+
+@pytest.mark.parametrize(
+    "options", DECODINGS, ids=lambda options: "-".join(map(str, options.values()))
+)
+def test_every_option_of_decoding_decodes(
+    data: TranslationDataModule,
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.tsv").write_text("unheard\tof\n")
+    overrides = [f'decoding.{key}="{value}"' for key, value in options.items()]
+    decoding = plain(composed(*overrides).decoding)
+    assert {key: decoding[key] for key in options} == options
+    translations(build(data), data, **decoding)
+
+
+def test_every_key_of_decoding_is_varied_here_and_an_argument_with_its_default() -> None:
+    defaults = dataclasses.asdict(DecodingConfig())
+    varied = {key for options in DECODINGS for key, value in options.items()}
+    assert varied == defaults.keys()
+    assert all(value != defaults[key] for options in DECODINGS for key, value in options.items())
+    arguments = inspect.signature(Translator).parameters
+    assert {key: arguments[key].default for key in defaults} == defaults
+    for name in ("train", "translate", "evaluate"):
+        with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
+            assert plain(hydra.compose(name).decoding) == defaults

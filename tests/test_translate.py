@@ -77,3 +77,19 @@ def test_standard_input_to_standard_output(
 def test_bytes_that_are_not_utf8_are_named_with_their_line(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"in.txt, line 2: byte 0xe9 isn't UTF-8"):
         translated(run, tmp_path, text=b"fine\ncaf\xe9\n")
+
+
+def test_each_line_may_bring_its_prefix(run: Path, tmp_path: Path) -> None:
+    text = b"3 1 2\t5 5\n\n7\n1 2\t0\n"
+    lines = translated(run, tmp_path, "prefixes=true", text=text)
+    assert lines[0].startswith("5 5") and lines[3].startswith("0")
+    assert lines[1] == ""
+    assert lines[2] == translated(run, tmp_path, text=b"7\n")[0]
+    for changed, message in (
+        (b"3\n1\tunheard\n", "in.txt, line 2: no translation can begin with 'unheard'"),
+        (b"3\t1\t2\n", "in.txt, line 1 has 3 columns: with prefixes=true a line is a source"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            translated(run, tmp_path, "prefixes=true", text=changed)
+    with pytest.raises(ValueError, match=r"leave out decoding.prefix"):
+        translated(run, tmp_path, "prefixes=true", "decoding.prefix=3")

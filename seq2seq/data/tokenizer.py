@@ -7,6 +7,7 @@ holds none of `<pad> <bos> <eos>`: `batch.py` puts them where the model needs th
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import tokenizers
@@ -60,7 +61,7 @@ class Tokenizer:
         self._library = library
         self._names = [*SPECIAL_TOKENS, *(str(name) for name in names[len(_CONTROL_NAMES) :])]
         # An unknown word was most likely preceded by a space; an unknown character was not.
-        self._unknown_text = " <unk>" if kind == "word" else "<unk>"
+        self._before_unknown = " " if kind == "word" else ""
         self._separator = " " if kind == "whitespace" else ""
 
     def encode(self, text: str) -> list[int]:
@@ -72,10 +73,21 @@ class Tokenizer:
         encodings = self._library.encode_batch(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Plain text: control tokens are dropped, except an unknown token, shown as `<unk>`."""
+    def pieces(self, text: str) -> list[str]:
+        """What each token of `encode(text)` stands for in the text itself, unknown ones too."""
+        encoding = self._library.encode(text, add_special_tokens=False)
+        return [text[start:end] for start, end in encoding.offsets]
+
+    def decode(self, ids: Sequence[int], unknown: Iterable[str] | None = None) -> str:
+        """Plain text: control tokens are dropped, except an unknown token.
+
+        Args:
+            ids: The tokens.
+            unknown: The text of each unknown token, in order; None shows all as `<unk>`.
+        """
+        words = repeat("<unk>") if unknown is None else iter(unknown)
         pieces = [
-            self._unknown_text if i == UNK_ID else self._names[i]
+            self._before_unknown + next(words) if i == UNK_ID else self._names[i]
             for i in ids
             if i not in (PAD_ID, BOS_ID, EOS_ID)
         ]

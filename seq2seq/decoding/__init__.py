@@ -5,6 +5,7 @@ every example a list of hypotheses. No model is imported here, and no text is ma
 """
 
 from seq2seq.decoding.beam_search import beam_search
+from seq2seq.decoding.constraints import Constraints
 from seq2seq.decoding.greedy import greedy
 from seq2seq.decoding.sampling import sample
 from seq2seq.decoding.step import (
@@ -20,6 +21,7 @@ __all__ = [
     "greedy",
     "beam_search",
     "sample",
+    "Constraints",
     "Hypothesis",
     "NoTokenPossible",
     "SearchState",

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from seq2seq.decoding.constraints import Constraints
 from seq2seq.decoding.step import (
     Hypothesis,
     StateT,
@@ -33,15 +34,19 @@ def beam_search(
     beam_size: int = 5,
     n_best: int = 1,
     length_penalty: float = 0.0,
+    coverage_penalty: float = 0.0,
+    source_lengths: Tensor | None = None,
+    constraints: Constraints | None = None,
     alignments: bool = False,
 ) -> list[list[Hypothesis]]:
     """Keep the `beam_size` most probable extensions of every example at every position.
 
-    Those that end with `<eos>` leave the beam and are ranked by log-probability / lp(Y), equation
-    14 of Wu et al. 2016 (`length_normalizer`); the others go on. An example is done when none of
-    its unfinished hypotheses can still enter the n best: log-probabilities only fall, so the most
-    that one can reach is its present log-probability / lp(maximum length). A beam that holds every
-    prefix is therefore an exhaustive search, and a beam of 1 is greedy search.
+    Those that end with `<eos>` leave the beam and are ranked by s(Y, X) of Wu et al. 2016, equation
+    14: log-probability / lp(Y) + cp(X, Y), see `length_normalizer` and `coverage_score`; the others
+    go on. An example is done when none of its unfinished hypotheses can still enter the n best:
+    log-probabilities only fall and cp is never above 0, so the most that one can reach is its
+    present log-probability / lp(maximum length). A beam that holds every prefix is therefore an
+    exhaustive search, and a beam of 1 is greedy search.
 
     Hypotheses that are cut at the maximum length are ranked among the finished ones. Ties go to the
     hypothesis that ended first, then to the one ahead in the beam, where equals stand in the order
@@ -58,14 +63,19 @@ def beam_search(
         beam_size: extensions kept of each example.
         n_best: hypotheses returned of each example, at most `beam_size`.
         length_penalty: alpha; 0 ranks by log-probability.
+        coverage_penalty: beta; 0 leaves the attention out of the ranking.
+        source_lengths: positions of each source that are to be covered; needed by
+            `coverage_penalty` alone, and so are the alignments of the step function.
+        constraints: what outputs must and must not hold.
         alignments: whether to keep the attention weights.
 
     Shape:
-        max_lengths [batch] int64; returns for each example up to `n_best` distinct hypotheses, best
-        first; fewer only where no more exist.
+        max_lengths and source_lengths [batch] int64; returns for each example up to `n_best`
+        distinct hypotheses, best first; fewer only where no more exist.
 
     Raises:
-        ValueError: as `greedy`, and if `beam_size` or `n_best` is out of range.
+        ValueError: as `greedy`, if `beam_size`, `n_best` or `coverage_penalty` is out of range, or
+            if there is nothing that coverage can be measured by.
     """
     if beam_size < 1:
         raise ValueError(f"beam_size={beam_size}: use at least 1 (greedy search).")
@@ -73,26 +83,44 @@ def beam_search(
         raise ValueError(
             f"n_best={n_best} must lie between 1 and beam_size={beam_size}: a beam yields no more."
         )
+    coverage = None
+    if coverage_penalty:
+        coverage = _Coverage(coverage_penalty, source_lengths)
     limits = checked_limits(
         max_lengths, pad_id=pad_id, bos_id=bos_id, eos_id=eos_id, length_penalty=length_penalty
     )
+    if constraints is not None:
+        constraints.check(limits, control_ids=(pad_id, bos_id, eos_id))
     device = max_lengths.device
     trace = _Trace()
     ranked = [_Ranking(n_best, length_penalty) for _ in limits]
     held = list(range(len(limits)))  # the example that each row of `scores` belongs to
     scores = torch.zeros(len(limits), 1, dtype=torch.float64)  # [examples, width]; dead slots -inf
     tokens = torch.full_like(max_lengths, bos_id, dtype=torch.int64)
+    history = tokens.new_empty(len(limits), 0)  # [rows, position]
     position = 0
     while held:
         log_probs, state, alignment = step(tokens, state)
         log_probs = without_forbidden(log_probs, pad_id=pad_id, bos_id=bos_id)
+        width = log_probs.size(0) // len(held)
+        if constraints is not None:
+            examples = [example for example in held for _ in range(width)]
+            constraints.apply(log_probs, history=history, examples=examples, eos_id=eos_id)
         values, candidates = best_tokens(log_probs, min(beam_size, log_probs.size(1)))
         totals, parents, chosen = _extend(scores, values, candidates, beam_size, held, position)
         trace.append(held, parents, chosen, alignment if alignments else None)
+        if coverage is not None:
+            coverage.extend(alignment, parents)
 
         ended = (chosen == eos_id) & (totals > -torch.inf)
         for row, slot in ended.nonzero().tolist():
-            ranked[held[row]].add(float(totals[row, slot]), position, slot, finished=True)
+            ranked[held[row]].add(
+                float(totals[row, slot]),
+                position,
+                slot,
+                finished=True,
+                coverage=coverage.score(held[row], row, slot) if coverage else 0.0,
+            )
         scores = totals.masked_fill(ended, -torch.inf)
         position += 1
         going_on = []
@@ -103,7 +131,13 @@ def beam_search(
                 continue
             if position == limit:
                 for slot in (scores[row] > -torch.inf).nonzero().flatten().tolist():
-                    ranking.add(float(scores[row, slot]), position - 1, slot, finished=False)
+                    ranking.add(
+                        float(scores[row, slot]),
+                        position - 1,
+                        slot,
+                        finished=False,
+                        coverage=coverage.score(held[row], row, slot) if coverage else 0.0,
+                    )
             scores[row] = -torch.inf
 
         if not going_on:
@@ -111,12 +145,14 @@ def beam_search(
         kept = list(range(len(held)))
         if worth_dropping(len(held) - len(going_on), len(held)):
             kept = going_on
-        width = log_probs.size(0) // len(held)
         rows = (parents + width * torch.arange(len(held)).unsqueeze(1))[kept].flatten()
         if not torch.equal(rows, torch.arange(log_probs.size(0))):
             state = state.select(rows.to(device))
         tokens = chosen[kept].flatten().to(device)
+        history = torch.cat([history[rows.to(device)], tokens.unsqueeze(1)], dim=1)
         scores = scores[kept]
+        if coverage is not None:
+            coverage.keep(kept)
         held = [held[row] for row in kept]
     return [
         [trace.hypothesis(example, ending) for ending in ranking.endings]
@@ -197,8 +233,16 @@ class _Ranking:
         self.length_penalty = length_penalty
         self.endings: list[_Ending] = []
 
-    def add(self, log_probability: float, position: int, slot: int, *, finished: bool) -> None:
-        score = log_probability / length_normalizer(position + 1, self.length_penalty)
+    def add(
+        self,
+        log_probability: float,
+        position: int,
+        slot: int,
+        *,
+        finished: bool,
+        coverage: float,
+    ) -> None:
+        score = log_probability / length_normalizer(position + 1, self.length_penalty) + coverage
         self.endings.append(_Ending(score, log_probability, position, slot, finished))
         self.endings.sort(key=lambda ending: -ending.score)  # stable: of equals, the earlier one
         del self.endings[self.n_best :]
@@ -211,6 +255,55 @@ class _Ranking:
             return True
         most = log_probability / length_normalizer(limit, self.length_penalty)
         return most > self.endings[-1].score
+
+
+def coverage_score(coverage: Tensor, coverage_penalty: float) -> float:
+    """cp(X, Y) = beta * sum over i of log min(sum over j of p_ij, 1), Wu et al. 2016, equation 14.
+
+    Never above 0, which is reached when every source position got a whole output's attention. A
+    position that got none at all counts with the smallest number of single precision, 1.2e-38.
+
+    Args:
+        coverage: attention that each source position got from all predicted positions.
+        coverage_penalty: beta.
+
+    Shape:
+        coverage [source_time], without padding.
+    """
+    seen = coverage.double().clamp(min=torch.finfo(torch.float32).tiny, max=1.0)
+    return coverage_penalty * float(seen.log().sum())
+
+
+class _Coverage:
+    """The attention that every unfinished hypothesis has given to each source position."""
+
+    def __init__(self, coverage_penalty: float, source_lengths: Tensor | None) -> None:
+        if coverage_penalty < 0 or source_lengths is None:
+            raise ValueError(
+                f"coverage_penalty={coverage_penalty}: use 0 (none), or a positive number together "
+                "with source_lengths."
+            )
+        self.coverage_penalty = coverage_penalty
+        self.lengths: list[int] = source_lengths.tolist()
+        self.sums = torch.zeros(len(self.lengths), 1, 1, dtype=torch.float64)
+
+    def extend(self, alignment: Tensor | None, parents: Tensor) -> None:
+        """Go one position further: alignment [examples * width, source_time] of the old slots."""
+        if alignment is None:
+            raise ValueError(
+                f"coverage_penalty={self.coverage_penalty} needs alignments, but the step function "
+                "gives none: the model has no attention."
+            )
+        examples, width = self.sums.shape[:2]
+        sums = self.sums + alignment.cpu().double().reshape(examples, width, -1)
+        self.sums = sums.gather(1, parents.unsqueeze(2).expand(-1, -1, sums.size(2)))
+
+    def keep(self, rows: list[int]) -> None:
+        self.sums = self.sums[rows]
+
+    def score(self, example: int, row: int, slot: int) -> float:
+        # cut first: a sum over padding could round differently
+        return coverage_score(self.sums[row, slot, : self.lengths[example]], self.coverage_penalty)
 
 
 class _Trace:

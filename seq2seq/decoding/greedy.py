@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from seq2seq.decoding.constraints import Constraints
 from seq2seq.decoding.step import (
     Hypothesis,
     StateT,
@@ -29,6 +30,7 @@ def greedy(
     bos_id: int,
     eos_id: int,
     length_penalty: float = 0.0,
+    constraints: Constraints | None = None,
     alignments: bool = False,
 ) -> list[list[Hypothesis]]:
     """Take the most probable token at every position; of equals, the one with the smaller id.
@@ -45,6 +47,7 @@ def greedy(
         bos_id: the first input; never generated.
         eos_id: ends a hypothesis.
         length_penalty: alpha of `length_normalizer`, only for the reported score.
+        constraints: what outputs must and must not hold.
         alignments: whether to keep the attention weights.
 
     Shape:
@@ -62,6 +65,7 @@ def greedy(
         bos_id=bos_id,
         eos_id=eos_id,
         length_penalty=length_penalty,
+        constraints=constraints,
         alignments=alignments,
     )
     return [[hypothesis] for hypothesis in hypotheses]
@@ -78,20 +82,26 @@ def walk(
     bos_id: int,
     eos_id: int,
     length_penalty: float,
+    constraints: Constraints | None,
     alignments: bool,
 ) -> list[Hypothesis]:
     """Extend one hypothesis a row until each is finished or cut; `draw` None is greedy search."""
     limits = checked_limits(
         max_lengths, pad_id=pad_id, bos_id=bos_id, eos_id=eos_id, length_penalty=length_penalty
     )
+    if constraints is not None:
+        constraints.check(limits, control_ids=(pad_id, bos_id, eos_id))
     paths = [_Path() for _ in limits]
     held = list(range(len(limits)))  # the hypothesis that each row belongs to
     tokens = torch.full_like(max_lengths, bos_id, dtype=torch.int64)
+    history = tokens.new_empty(len(limits), 0)  # [rows, position]
     running = held
     position = 0
     while running:
         log_probs, state, alignment = step(tokens, state)
         log_probs = without_forbidden(log_probs, pad_id=pad_id, bos_id=bos_id)
+        if constraints is not None:
+            constraints.apply(log_probs, history=history, examples=held, eos_id=eos_id)
         chosen, tokens = log_probs.max(dim=1)
         best = chosen.tolist()
         check_possible([best[row] for row in running], [held[row] for row in running], position)
@@ -108,12 +118,13 @@ def walk(
             if alignments and alignment is not None:
                 path.alignment.append(alignment[row])
         position += 1
+        history = torch.cat([history, tokens.unsqueeze(1)], dim=1)
         running = [
             row for row in running if not paths[held[row]].finished and position < limits[held[row]]
         ]
         if running and worth_dropping(len(held) - len(running), len(held)):
             rows = torch.tensor(running, device=tokens.device)
-            state, tokens = state.select(rows), tokens[rows]
+            state, tokens, history = state.select(rows), tokens[rows], history[rows]
             held = [held[row] for row in running]
             running = list(range(len(held)))
     return [path.hypothesis(length_penalty) for path in paths]

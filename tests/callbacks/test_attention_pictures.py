@@ -12,12 +12,13 @@ from omegaconf import DictConfig
 from toy_training import read_events
 
 from seq2seq.assembly import build_callbacks, build_datamodule, build_module, initialize_weights
-from seq2seq.callbacks.attention_pictures import AttentionPictures, alignments
+from seq2seq.callbacks.attention_pictures import AttentionPictures
 from seq2seq.callbacks.charts import writers
 from seq2seq.data.tokenizer import BOS_ID, EOS_ID
 from seq2seq.module import TranslationModule
 from seq2seq.scoring import TranslatedPair
 from seq2seq.train import train
+from seq2seq.translator import Alignment, Translator
 
 Compose = Callable[..., DictConfig]
 
@@ -29,6 +30,10 @@ def untrained(config: DictConfig) -> TranslationModule:
     module = build_module(config, datamodule)
     initialize_weights(config, module, datamodule.split("train"))
     return module.eval()
+
+
+def alignments(translator: Translator, sources: list[str]) -> list[Alignment]:
+    return [best.alignment for (best,) in translator.translate(sources, alignments=True)]
 
 
 def test_weights_are_those_of_luongs_general_score_step_by_step(compose: Compose) -> None:

@@ -325,3 +325,31 @@ def test_setting_the_source_sets_the_target(name: str) -> None:
     changed = {"kind": "bpe", "size": 99, "min_frequency": 7, "lowercase": True}
     config.tokenizer.source = changed
     assert OmegaConf.to_container(config.tokenizer.target, resolve=True) == changed
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("word", ["Hello", " Zebra", "!", " foo"]),
+        ("whitespace", ["Hello", "Zebra!", "foo"]),
+        ("character", list("Hello Zebra! foo")),
+    ],
+)
+def test_pieces_are_the_texts_own_words_whatever_the_vocabulary(kind, expected):
+    tokenizer = train_tokenizer(["hello world! bar", "foo bar"], kind=kind, lowercase=True)
+    text = "Hello  Zebra! foo"
+    assert tokenizer.pieces(text) == expected
+    assert len(tokenizer.encode(text)) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "words", "expected"),
+    [
+        ("word", "hello Zoe, Wien", ["Anna", "Bob"], "hello Anna, Bob"),
+        ("whitespace", "lo Zoe Wien", ["Anna", "Bob"], "lo Anna Bob"),
+        ("character", "heXo", ["ll"], "hello"),
+    ],
+)
+def test_unknown_tokens_are_written_as_given(kind, text, words, expected):
+    tokenizer = train_tokenizer(["hello, lo"], kind=kind)
+    assert tokenizer.decode(tokenizer.encode(text), words) == expected

@@ -1,3 +1,6 @@
+import math
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -207,3 +210,80 @@ def test_impossible_sizes_are_refused(markov, ids, options, message):
     step = markov()
     with pytest.raises(ValueError, match=message):
         beam_search(step, step.start(), max_lengths=torch.tensor([3]), **options, **ids)
+
+
+class Aligned:
+    """A random step function with a random alignment that depends on the two tokens before."""
+
+    def __init__(self, markov, *, examples, source_lengths, seed=0):
+        self.markov = markov(examples=examples, seed=seed)
+        longest = max(source_lengths)
+        generator = torch.Generator().manual_seed(seed)
+        scores = 2 * torch.randn(examples, 7, 7, longest, generator=generator)
+        real = torch.arange(longest) < torch.tensor(source_lengths)[:, None]
+        self.weights = scores.masked_fill(~real[:, None, None], -torch.inf).softmax(dim=-1)
+        self.start = self.markov.start
+
+    def __call__(self, tokens, state):
+        log_probs, after, _ = self.markov(tokens, state)
+        return log_probs, after, self.weights[state.example, state.history, tokens]
+
+    def coverage(self, example, tokens, finished, beta):
+        """cp(X, Y) of equation 14, in plain numbers."""
+        history = [0, 1, *tokens, *[2] * finished]
+        rows = [self.weights[example, a, b].tolist() for a, b in pairwise(history[:-1])]
+        sums = [sum(column) for column in zip(*rows, strict=True)]
+        return beta * sum(math.log(min(total, 1.0)) for total in sums if total > 0)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.2), (0.6, 0.2), (1.0, 1.5)])
+def test_a_wide_beam_with_coverage_equals_exhaustive_search(
+    alpha, beta, markov, enumerate_outputs, ids
+):
+    lengths, limits = [5, 1, 3, 4], [4, 3, 4, 4]
+    step = Aligned(markov, examples=4, source_lengths=lengths, seed=12)
+    options = {"n_best": 20, "length_penalty": alpha, "coverage_penalty": beta, **ids}
+    found = beam_search(
+        step,
+        step.start(),
+        max_lengths=torch.tensor(limits),
+        source_lengths=torch.tensor(lengths),
+        beam_size=400,
+        **options,
+    )
+    changed = 0
+    for example, limit in enumerate(limits):
+        outputs = enumerate_outputs(step, step.start(example), limit)
+        scored = [
+            (
+                tokens,
+                finished,
+                total / ((5 + len(tokens) + finished) / 6) ** alpha
+                + step.coverage(example, tokens, finished, beta),
+            )
+            for tokens, total, finished in outputs
+        ]
+        best = sorted(scored, key=lambda output: -output[2])[:20]
+        assert [(h.tokens, h.finished) for h in found[example]] == [o[:2] for o in best]
+        assert [h.score for h in found[example]] == pytest.approx([o[2] for o in best], abs=1e-5)
+        changed += best[0][0] != ranked(outputs, alpha)[0][0]
+        alone = beam_search(
+            step,
+            step.start(example),
+            max_lengths=torch.tensor([limit]),
+            source_lengths=torch.tensor([lengths[example]]),
+            beam_size=400,
+            **options,
+        )
+        assert alone[0] == found[example]
+    assert changed, "the penalty changes no best output, so the test says nothing"
+
+
+def test_coverage_without_alignments_or_lengths_is_refused(recurrent, ids):
+    step, limits = recurrent(), torch.tensor([3])
+    options = {"max_lengths": limits, "source_lengths": limits, **ids}
+    with pytest.raises(ValueError, match=r"coverage_penalty=0.2 needs alignments"):
+        beam_search(step, step.start(), coverage_penalty=0.2, **options)
+    for changes in ({"coverage_penalty": -1.0}, {"coverage_penalty": 1.0, "source_lengths": None}):
+        with pytest.raises(ValueError, match="use 0 .none., or a positive number together with"):
+            beam_search(step, step.start(), **(options | changes))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from seq2seq.decoding import greedy, sample
-from seq2seq.decoding.sampling import inverse_cumulative
+from seq2seq.decoding.sampling import inverse_cumulative, likely
 
 
 def seeded(seed=0):
@@ -160,6 +160,9 @@ def test_the_largest_uniform_number_never_draws_an_impossible_token():
         ({"temperature": float("inf")}, "temperature=inf"),
         ({"temperature": float("nan")}, "temperature=nan"),
         ({"samples": 0}, "samples=0"),
+        ({"top_k": 0}, "top_k=0"),
+        ({"top_p": 0.0}, "top_p=0.0"),
+        ({"top_p": 1.5}, "top_p=1.5"),
     ],
 )
 def test_impossible_options_are_refused(markov, ids, options, message):
@@ -173,3 +176,79 @@ def test_impossible_options_are_refused(markov, ids, options, message):
             **options,
             **ids,
         )
+
+
+# Sets worked out by hand from the probabilities 1/2, 1/8, 1/4, 1/16, 1/16 of the tokens 0 to 4.
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"top_k": 1}, [0]),
+        ({"top_k": 3}, [0, 1, 2]),
+        ({"top_k": 4}, [0, 1, 2, 3]),  # of the equals 3 and 4, the smaller id
+        ({"top_k": 9}, [0, 1, 2, 3, 4]),
+        ({"top_p": 0.01}, [0]),
+        ({"top_p": 0.5}, [0]),  # has the probability already
+        ({"top_p": 0.51}, [0, 2]),
+        ({"top_p": 0.75}, [0, 2]),
+        ({"top_p": 0.8}, [0, 1, 2]),
+        ({"top_p": 0.9375}, [0, 1, 2, 3]),
+        ({"top_p": 0.95}, [0, 1, 2, 3, 4]),
+        ({"top_p": 1.0}, [0, 1, 2, 3, 4]),
+        ({"top_k": 2, "top_p": 0.6}, [0]),  # of 2/3 and 1/3
+        ({"top_k": 2, "top_p": 0.7}, [0, 2]),
+        ({"top_k": 3, "top_p": 0.8}, [0, 2]),  # of 4/7, 2/7 and 1/7
+    ],
+)
+def test_likely_tokens_are_the_set_worked_out_by_hand(options, kept):
+    probabilities = torch.tensor([[0.5, 0.125, 0.25, 0.0625, 0.0625]], dtype=torch.float64)
+    scores = probabilities.log() - 3.0  # a constant of a row makes no difference
+    found = likely(scores, **options)
+    assert (found > -torch.inf).nonzero()[:, 1].tolist() == kept
+    assert torch.equal(found[0, kept], scores[0, kept])
+
+
+def test_a_nucleus_of_one_keeps_the_least_probable_token():
+    scores = torch.tensor([[0.0, -1e3, -2e3]], dtype=torch.float64)
+    assert torch.equal(likely(scores, top_p=1.0), scores)
+
+
+def test_impossible_tokens_enter_no_nucleus():
+    scores = torch.tensor([[-torch.inf, 0.0, -torch.inf]], dtype=torch.float64)
+    for options in ({"top_k": 3}, {"top_p": 0.999}):
+        assert (likely(scores, **options) > -torch.inf).tolist() == [[False, True, False]]
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [({"top_k": 3}, 3), ({"top_p": 0.7}, None), ({"top_k": 4, "top_p": 0.8}, None)],
+)
+def test_samples_follow_the_distribution_over_the_likely_tokens(markov, ids, options, size):
+    step = markov(seed=1, spread=1)
+    temperature, draws = 1.5, 20_000
+    (results,) = sample(
+        step,
+        step.start(),
+        max_lengths=torch.tensor([1]),
+        generator=seeded(3),
+        temperature=temperature,
+        samples=draws,
+        **options,
+        **ids,
+    )
+    counts = Counter(ids["eos_id"] if h.finished else h.tokens[0] for h in results)
+    row = step.table[0, 0, ids["bos_id"]].tolist()
+    weights = {token: math.exp(row[token] / temperature) for token in range(2, 7)}
+    ordered = sorted(weights, key=weights.get, reverse=True)[: options.get("top_k")]
+    total, nucleus, reached = sum(weights[token] for token in ordered), [], 0.0
+    for token in ordered:
+        if reached < options.get("top_p", 1.1):
+            nucleus.append(token)
+        reached += weights[token] / total
+    assert set(counts) == set(nucleus)
+    assert len(nucleus) == size or (size is None and 1 < len(nucleus) < 5)
+    total = sum(weights[token] for token in nucleus)
+    chi_square = sum(
+        (counts[token] - draws * weights[token] / total) ** 2 / (draws * weights[token] / total)
+        for token in nucleus
+    )
+    assert chi_square < 16.3  # at most 3 degrees of freedom: one chance in a thousand
