@@ -40,6 +40,7 @@ from seq2seq.sweep.importance import importance
 from seq2seq.sweep.metric_figures import importance_figure, metric_by_key, sweet_spot
 from seq2seq.sweep.picture import Picture
 from seq2seq.sweep.plan import short_key
+from seq2seq.sweep.progress import duration
 from seq2seq.sweep.report_tables import (
     combination_table,
     condition_table,
@@ -243,17 +244,6 @@ def quoted(text: str) -> str:
     """As a shell takes it, in the marks that are easiest to read."""
     simple = "'" in text and not set(text) & set('"$`\\!')
     return f'"{text}"' if simple else shlex.quote(text)
-
-
-def duration(seconds: float) -> str:
-    """In the two largest units that matter."""
-    if seconds < 60:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"
 
 
 def _swept_in_words(

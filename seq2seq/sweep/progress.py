@@ -46,7 +46,7 @@ class Progress:
         return (self.jobs - self.ended) * self.seconds / max(workers, 1)
 
     def line(self, *, workers: int | None = None) -> str:
-        """``13 of 36 runs done, 2 running, 1 diverged, 0 failed, about 2 min left``.
+        """``13 of 36 runs done, 2 running, 1 diverged, 0 failed, about 1 min 50 s left``.
 
         Args:
             workers: runs that go on at the same time; those that are running by default.
@@ -56,7 +56,7 @@ class Progress:
         parts += [f"{self.counts.get(status, 0)} {status}" for status in ("diverged", "failed")]
         left = self.left(workers=running if workers is None else workers)
         if left is not None and self.ended != self.jobs:
-            parts.append(f"about {duration(left)} left")
+            parts.append(f"about {duration(round(left))} left")
         return ", ".join(parts)
 
 
@@ -83,11 +83,14 @@ def progress_of(folder: Path, jobs: int | None) -> Progress:
 
 
 def duration(seconds: float) -> str:
-    """``40 s``, ``12 min`` or ``3 h 20 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+    """In the two largest units that matter."""
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
 
 
 def tell(line: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from seq2seq.sweep.evidence import gather
-from seq2seq.sweep.page import choose_metric, duration, quoted, write_report
+from seq2seq.sweep.page import choose_metric, quoted, write_report
 from seq2seq.sweep.plan import SweepPlan, write_plan
 
 MakeRun = Callable[..., Path]
@@ -239,20 +239,6 @@ def test_several_sweeps_are_joined_and_the_best_of_each_is_told(
     assert best == [["sweep", "gain", "test/loss"], ["a", "0.5", "0"], ["b", "1", "1"]]
     assert [row[0] for row in runs] == ["run", "a/0", "a/1", "b/0", "b/1"]
     assert "They also differ in optimizer.lr." in parser.words()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0.512, "0.51 s"),
-        (42.2, "42 s"),
-        (61, "1 min 1 s"),
-        (3599.7, "1 h 0 min"),
-        (7322, "2 h 2 min"),
-    ],
-)
-def test_a_duration_is_told_in_two_units(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
 
 
 @pytest.mark.parametrize("text", ["a=1", "a='b c'", "a=$HOME 'x'", "a=[1,2]", 'a="b"', "a='!x y'"])

@@ -47,11 +47,17 @@ def test_an_unknown_end_is_said_and_a_finished_sweep_has_nothing_left() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(40.4, "40 s"), (100, "2 min"), (5400, "1 h 30 min"), (12000, "3 h 20 min")],
+    ("seconds", "words"),
+    [
+        (0.512, "0.51 s"),
+        (42.2, "42 s"),
+        (61, "1 min 1 s"),
+        (3599.7, "1 h 0 min"),
+        (7322, "2 h 2 min"),
+    ],
 )
-def test_durations_are_read_at_a_glance(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+def test_a_duration_is_told_in_two_units(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
 
 
 def test_on_a_terminal_a_line_follows_the_sweep_and_goes_away(
