@@ -48,6 +48,9 @@ class ModelConfig:
     embedding_dropout: float = 0.0
     layer_dropout: float = 0.0
     output_dropout: float = 0.0
+    word_dropout: float = 0.0
+    weight_dropout: float = 0.0
+    variational_dropout: bool = False
     tie_embeddings: bool = False
     reverse_source: bool = False
 

@@ -100,6 +100,9 @@ def model_options() -> Iterator[dict[str, Any]]:
             "embedding_dropout": 0.1 if tie else 0.0,
             "layer_dropout": 0.1 if max(depths) > 1 else 0.0,
             "output_dropout": 0.1 if reverse else 0.0,
+            "word_dropout": 0.1 if bidirectional else 0.0,
+            "weight_dropout": 0.1 if connection == "residual" or tie else 0.0,
+            "variational_dropout": bidirectional and connection == "none",
             "initializer": next(initializers),
         }
 

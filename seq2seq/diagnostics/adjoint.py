@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seq2seq.models.dropout import masked
 from seq2seq.models.recurrent import RecurrentLayer
 
 
@@ -52,6 +53,7 @@ def linearize(
     inputs: Tensor,
     previous_hidden: Tensor,
     initial_cell: Tensor | None = None,
+    recurrent_mask: Tensor | None = None,
 ) -> Linearization:
     """Linearise a layer around the inputs and hidden states that it went through.
 
@@ -61,10 +63,12 @@ def linearize(
     Shape:
         inputs: ``[time, batch, input]`` in the order of the scan; previous_hidden:
         ``[time, batch, hidden]``, the state before each step; initial_cell: ``[batch, hidden]``,
-        only for the LSTM.
+        only for the LSTM; recurrent_mask: as in
+        :class:`~seq2seq.models.recurrent.RecurrentNoise`.
     """
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     w, u, b_w, b_u = (getattr(layer.rnn, name).detach().to(inputs) for name in names)
+    u = masked(u, recurrent_mask)
     by_gate = (*inputs.shape[:2], -1, layer.hidden_size)  # [time, batch, gates, hidden]
     from_input = (inputs @ w.T + b_w).view(by_gate)
     from_hidden = (previous_hidden @ u.T + b_u).view(by_gate)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from seq2seq.diagnostics.gradient_flow import RecordedScan
 from seq2seq.initializers.blocks import GATES, KEEP_GATES
+from seq2seq.models.dropout import masked
 from seq2seq.models.recurrent import RecurrentLayer
 
 # Beyond these a squashing unit hardly moves any more: less than 10 % of its largest slope is left
@@ -95,6 +96,7 @@ def gate_values(layer: RecurrentLayer, scan: RecordedScan) -> dict[str, Tensor]:
     """
     parameters = (parameter.detach().to(scan.inputs) for parameter in layer.rnn.parameters())
     weight_ih, weight_hh, bias_ih, bias_hh = parameters
+    weight_hh = masked(weight_hh, scan.recurrent_mask)
     letters = GATES[layer.rnn.mode]
     from_input = (scan.inputs @ weight_ih.T + bias_ih).chunk(len(letters), dim=2)
     from_hidden = (scan.previous_hidden @ weight_hh.T + bias_hh).chunk(len(letters), dim=2)

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from seq2seq.diagnostics.adjoint import Linearization, backpropagate, carried_cell, linearize
 from seq2seq.models.recurrent import (
     RecurrentLayer,
+    RecurrentNoise,
     RecurrentOutput,
     RecurrentState,
     reverse_by_length,
@@ -40,6 +41,7 @@ class Call:
 
     Args:
         precision: type in which the layer multiplied, which autocast may have changed.
+        noise: what was drawn at random for it.
 
     Shape:
         inputs: ``[rows, time, input]``; lengths: ``[rows]`` or None; hidden, cell: the state
@@ -54,6 +56,7 @@ class Call:
     cell: Tensor | None
     outputs: Tensor
     precision: torch.dtype
+    noise: RecurrentNoise | None = None
     gradients: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -114,7 +117,7 @@ class GradientRecorder:
             # Never compiled into a graph, where it would outlive this recorder.
             if torch.compiler.is_compiling() or not result.output.requires_grad:
                 return None
-            x, lengths, state = _arguments(*args, **kwargs)
+            x, lengths, state, noise = _arguments(*args, **kwargs)
             call = Call(
                 inputs=self._keep(x),
                 lengths=None if lengths is None else self._keep(lengths),
@@ -122,6 +125,7 @@ class GradientRecorder:
                 cell=None if state is None or state.cell is None else self._keep(state.cell[0]),
                 outputs=self._keep(result.output),
                 precision=_precision(result.output),
+                noise=noise,
             )
             calls.append(call)
             cell = result.state.cell
@@ -155,9 +159,12 @@ def _precision(output: Tensor) -> torch.dtype:
 
 
 def _arguments(
-    x: Tensor, lengths: Tensor | None = None, state: RecurrentState | None = None
-) -> tuple[Tensor, Tensor | None, RecurrentState | None]:
-    return x, lengths, state
+    x: Tensor,
+    lengths: Tensor | None = None,
+    state: RecurrentState | None = None,
+    noise: RecurrentNoise | None = None,
+) -> tuple[Tensor, Tensor | None, RecurrentState | None, RecurrentNoise | None]:
+    return x, lengths, state, noise
 
 
 @dataclass(frozen=True)
@@ -227,7 +234,9 @@ def layer_flow(
     scan = recorded_scan(layer, calls, scale)
     if not (scan.hidden_gradient.isfinite().all() and scan.cell_gradient.isfinite().all()):
         raise FloatingPointError("a gradient that reached a recurrent layer is not finite")
-    linearization = linearize(layer, scan.inputs, scan.previous_hidden, scan.initial_cell)
+    linearization = linearize(
+        layer, scan.inputs, scan.previous_hidden, scan.initial_cell, scan.recurrent_mask
+    )
     _check_recomputation(linearization.hidden * scan.real, scan.outputs, calls[0])
 
     lengths = scan.lengths if lengths is None else lengths.to(scan.lengths)
@@ -267,7 +276,8 @@ class RecordedScan:
     Shape:
         inputs: ``[time, rows, input]``; outputs, previous_hidden, and both gradients:
         ``[time, rows, hidden]``; initial_cell: ``[rows, hidden]``, None without a cell state;
-        lengths: int64 ``[rows]``; real: bool ``[time, rows, 1]``.
+        lengths: int64 ``[rows]``; real: bool ``[time, rows, 1]``; recurrent_mask:
+        ``[gates * hidden, hidden]``, the share of the recurrent weights that was used, or None.
     """
 
     inputs: Tensor
@@ -279,6 +289,7 @@ class RecordedScan:
     lengths: Tensor
     real: Tensor
     stepwise: bool
+    recurrent_mask: Tensor | None = None
 
 
 def recorded_scan(layer: RecurrentLayer, calls: Sequence[Call], scale: float = 1.0) -> RecordedScan:
@@ -326,6 +337,8 @@ def recorded_scan(layer: RecurrentLayer, calls: Sequence[Call], scale: float = 1
     initial_cell = None
     if layer.cell == "lstm":
         initial_cell = zeros if first.cell is None else _exact(first.cell)
+    # Drawn once a sequence, so that every call has the same.
+    mask = None if first.noise is None else first.noise.recurrent_mask
     return RecordedScan(
         inputs=in_scan_order([call.inputs for call in calls]),
         outputs=outputs,
@@ -336,6 +349,7 @@ def recorded_scan(layer: RecurrentLayer, calls: Sequence[Call], scale: float = 1
         lengths=lengths,
         real=real.T.unsqueeze(2),
         stepwise=stepwise,
+        recurrent_mask=None if mask is None else _exact(mask),
     )
 
 

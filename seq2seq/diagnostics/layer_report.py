@@ -208,6 +208,7 @@ def _exponents(layer: RecurrentLayer, scan: RecordedScan, lengths: Tensor) -> tu
         scan.inputs[:time, longest],
         scan.previous_hidden[:time, longest],
         None if scan.initial_cell is None else scan.initial_cell[longest],
+        scan.recurrent_mask,
     )
     count = min(layer.hidden_size, most)
     mean = lyapunov_exponents(linearization, count=count, orthonormal_every=4).mean(0)

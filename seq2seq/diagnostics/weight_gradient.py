@@ -12,6 +12,7 @@ from torch import Tensor
 
 from seq2seq.diagnostics.adjoint import Linearization
 from seq2seq.diagnostics.gradient_flow import LayerFlow
+from seq2seq.models.dropout import masked
 
 THIRDS = ("early", "middle", "late")
 
@@ -61,7 +62,8 @@ def recurrent_gradient_by_third(flow: LayerFlow) -> Tensor:
     third = torch.where(steps < lengths, third, -1)
     activations = activation_gradients(flow.linearization, flow.hidden, flow.cell).flatten(2)
     previous = flow.scan.previous_hidden
-    return torch.stack([activations[third == one].T @ previous[third == one] for one in range(3)])
+    thirds = [activations[third == one].T @ previous[third == one] for one in range(3)]
+    return masked(torch.stack(thirds), flow.scan.recurrent_mask)
 
 
 def activation_gradients(

@@ -4,7 +4,8 @@ Teacher forcing runs fused over all timesteps whenever no step needs the attenti
 before; only input feeding walks step by step. Both use the same layers, and agree.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -12,9 +13,49 @@ from torch import Tensor, nn
 
 from seq2seq.models.attention import Attention, Memory
 from seq2seq.models.connection import connections
-from seq2seq.models.recurrent import RecurrentLayer, RecurrentState, stack_states
+from seq2seq.models.dropout import SequenceDropout, WordDropout, masked
+from seq2seq.models.recurrent import (
+    RecurrentLayer,
+    RecurrentNoise,
+    RecurrentState,
+    stack_states,
+)
 
 QUERY_STATES = ("current", "previous")
+
+
+class DecoderNoise(NamedTuple):
+    """What is drawn once a sequence in training; empty where nothing is.
+
+    Shape:
+        words: ``[batch, vocabulary]``, factor of each word's embedding.
+        embedding, output: ``[batch, 1, size]``, factors at every timestep.
+        layers: the same of what enters a layer, by its index.
+        recurrent: of a layer, by its index.
+    """
+
+    words: Tensor | None = None
+    embedding: Tensor | None = None
+    output: Tensor | None = None
+    layers: Mapping[int, Tensor] = MappingProxyType({})
+    recurrent: Mapping[int, RecurrentNoise] = MappingProxyType({})
+
+    def select(self, rows: Tensor) -> "DecoderNoise":
+        """The examples ``rows`` (int64 ``[rows]``) in that order; repeats are allowed."""
+
+        def chosen(mask: Tensor | None) -> Tensor | None:
+            return None if mask is None else mask.index_select(0, rows)
+
+        return DecoderNoise(
+            chosen(self.words),
+            chosen(self.embedding),
+            chosen(self.output),
+            {index: mask.index_select(0, rows) for index, mask in self.layers.items()},
+            self.recurrent,
+        )
+
+
+_NO_NOISE = DecoderNoise()
 
 
 class DecoderState(NamedTuple):
@@ -24,15 +65,18 @@ class DecoderState(NamedTuple):
         recurrent: ``[layers, batch, hidden]``.
         fed: ``[batch, hidden]``, the attention vector of the step before; None without input
             feeding, and with ``query_state="previous"``, which feeds the context itself.
+        noise: the same at every timestep; None in evaluation.
     """
 
     recurrent: RecurrentState
     fed: Tensor | None = None
+    noise: DecoderNoise | None = None
 
     def select(self, rows: Tensor) -> "DecoderState":
         """The examples ``rows`` (int64 ``[rows]``) in that order; repeats are allowed."""
         fed = None if self.fed is None else self.fed.index_select(0, rows)
-        return DecoderState(self.recurrent.select(rows), fed)
+        noise = None if self.noise is None else self.noise.select(rows)
+        return DecoderState(self.recurrent.select(rows), fed, noise)
 
 
 class DecoderOutput(NamedTuple):
@@ -80,6 +124,10 @@ class Decoder(nn.Module):
         embedding_dropout: share of embedding units dropped.
         layer_dropout: share of units dropped between layers (not after the last).
         output_dropout: share of features dropped before the output layer.
+        word_dropout: share of words dropped, see :class:`~seq2seq.models.dropout.WordDropout`.
+        weight_dropout: see :class:`~seq2seq.models.recurrent.RecurrentLayer`.
+        variational_dropout: draw embedding, layer and output dropout once a sequence, see
+            :class:`~seq2seq.models.dropout.SequenceDropout`, and word dropout by type.
         tie_embeddings: the output layer uses the embedding's weights (Press and Wolf 2017).
 
     Raises:
@@ -103,6 +151,9 @@ class Decoder(nn.Module):
         embedding_dropout: float = 0.0,
         layer_dropout: float = 0.0,
         output_dropout: float = 0.0,
+        word_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        variational_dropout: bool = False,
         tie_embeddings: bool = False,
     ) -> None:
         super().__init__()
@@ -129,9 +180,13 @@ class Decoder(nn.Module):
         self.input_feeding = input_feeding
         self.query_state = query_state
         self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=pad_id)
-        self.embedding_dropout = nn.Dropout(embedding_dropout)
-        self.layer_dropout = nn.Dropout(layer_dropout)
-        self.output_dropout = nn.Dropout(output_dropout)
+        self.word_dropout = WordDropout(
+            word_dropout, vocabulary_size=vocabulary_size, by_type=variational_dropout
+        )
+        dropout = SequenceDropout if variational_dropout else nn.Dropout
+        self.embedding_dropout = dropout(embedding_dropout)
+        self.layer_dropout = dropout(layer_dropout)
+        self.output_dropout = dropout(output_dropout)
         fed_size = 0
         if input_feeding:
             fed_size = memory_size if query_state == "previous" else hidden_size
@@ -140,6 +195,7 @@ class Decoder(nn.Module):
                 cell=cell,
                 input_size=hidden_size if index else embedding_size + fed_size,
                 hidden_size=hidden_size,
+                weight_dropout=weight_dropout,
             )
             for index in range(layers)
         )
@@ -153,10 +209,36 @@ class Decoder(nn.Module):
 
     def first_state(self, recurrent: RecurrentState) -> DecoderState:
         """The state before the first token, from the bridge's ``[layers, batch, hidden]``."""
+        noise = self._draw_noise(recurrent.hidden[0])
         if not self.input_feeding or self.query_state == "previous":
-            return DecoderState(recurrent)
+            return DecoderState(recurrent, None, noise)
         batch = recurrent.hidden.size(1)
-        return DecoderState(recurrent, recurrent.hidden.new_zeros(batch, self.hidden_size))
+        fed = recurrent.hidden.new_zeros(batch, self.hidden_size)
+        return DecoderState(recurrent, fed, noise)
+
+    def _draw_noise(self, like: Tensor) -> DecoderNoise | None:
+        """For the batch of ``like``, ``[batch, ...]``."""
+
+        def drawn(dropout: nn.Module, size: int) -> Tensor | None:
+            return dropout.draw(like, size=size) if isinstance(dropout, SequenceDropout) else None
+
+        if not self.training:
+            return None
+        layers, recurrent = {}, {}
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, RecurrentLayer)
+            mask = drawn(self.layer_dropout, self.hidden_size) if index else None
+            if mask is not None:
+                layers[index] = mask
+            if (disturbed := layer.draw_noise()) is not None:
+                recurrent[index] = disturbed
+        return DecoderNoise(
+            words=self.word_dropout.draw(like),
+            embedding=drawn(self.embedding_dropout, self.embedding.embedding_dim),
+            output=drawn(self.output_dropout, self.hidden_size),
+            layers=layers,
+            recurrent=recurrent,
+        )
 
     def forward(self, tokens: Tensor, state: DecoderState, memory: Memory | None) -> DecoderOutput:
         """Teacher forcing: features of every timestep from the reference's tokens.
@@ -164,33 +246,41 @@ class Decoder(nn.Module):
         Shape:
             tokens: int64 ``[batch, target_time]``, beginning with the begin symbol.
         """
-        embedded = self.embedding_dropout(self.embedding(tokens))
+        noise = state.noise or _NO_NOISE
+        embedded = self._embed(tokens, noise)
         layers, fed = state.recurrent.layers(), state.fed
         if not self.input_feeding:
-            hidden, _ = self._recurrent(embedded, layers)
+            hidden, _ = self._recurrent(embedded, layers, noise)
             features, alignment = self._attend(hidden, memory)
-            return DecoderOutput(self.output_dropout(features), None, alignment)
+            features = _drop(self.output_dropout, features, noise.output)
+            return DecoderOutput(features, None, alignment)
         steps: list[Tensor] = []
         alignments: list[Tensor] = []
-        for token in embedded.split(1, dim=1):
-            features, alignment, layers, fed = self._step(token, layers, fed, memory)
+        for token in torch.split(embedded, 1, dim=1):
+            features, alignment, layers, fed = self._step(token, layers, fed, memory, noise)
             assert alignment is not None
             steps.append(features)
             alignments.append(alignment)
         return DecoderOutput(
-            self.output_dropout(torch.cat(steps, dim=1)),
-            DecoderState(stack_states(layers), fed),
+            _drop(self.output_dropout, torch.cat(steps, dim=1), noise.output),
+            DecoderState(stack_states(layers), fed, state.noise),
             torch.cat(alignments, dim=1),
         )
 
     def step(self, tokens: Tensor, state: DecoderState, memory: Memory | None) -> DecoderOutput:
         """One timestep: features ``[batch, 1, hidden]`` after the tokens ``[batch]``."""
-        embedded = self.embedding_dropout(self.embedding(tokens.unsqueeze(1)))
+        noise = state.noise or _NO_NOISE
+        embedded = self._embed(tokens.unsqueeze(1), noise)
         features, alignment, layers, fed = self._step(
-            embedded, state.recurrent.layers(), state.fed, memory
+            embedded, state.recurrent.layers(), state.fed, memory, noise
         )
-        after = DecoderState(stack_states(layers), fed)
-        return DecoderOutput(self.output_dropout(features), after, alignment)
+        after = DecoderState(stack_states(layers), fed, state.noise)
+        features = _drop(self.output_dropout, features, noise.output)
+        return DecoderOutput(features, after, alignment)
+
+    def _embed(self, tokens: Tensor, noise: DecoderNoise) -> Tensor:
+        embedded = self.word_dropout(self.embedding(tokens), tokens, noise.words)
+        return _drop(self.embedding_dropout, embedded, noise.embedding)
 
     def _step(
         self,
@@ -198,6 +288,7 @@ class Decoder(nn.Module):
         layers: Sequence[RecurrentState],
         fed: Tensor | None,
         memory: Memory | None,
+        noise: DecoderNoise,
     ) -> tuple[Tensor, Tensor | None, list[RecurrentState], Tensor | None]:
         """Features, alignment, and the states and the fed vector after.
 
@@ -207,21 +298,22 @@ class Decoder(nn.Module):
             assert self.attention is not None and memory is not None
             before = layers[-1].hidden.transpose(0, 1)  # [batch, 1, hidden]
             context, alignment = self.attention(before, memory)
-            hidden, after = self._recurrent(torch.cat([embedded, context], dim=2), layers)
+            hidden, after = self._recurrent(torch.cat([embedded, context], dim=2), layers, noise)
             return self._attention_vector(context, hidden), alignment, after, None
         x = embedded if fed is None else torch.cat([embedded, fed.unsqueeze(1)], dim=2)
-        hidden, after = self._recurrent(x, layers)
+        hidden, after = self._recurrent(x, layers, noise)
         features, alignment = self._attend(hidden, memory)
         return features, alignment, after, features.squeeze(1) if self.input_feeding else None
 
     def _recurrent(
-        self, x: Tensor, states: Sequence[RecurrentState]
+        self, x: Tensor, states: Sequence[RecurrentState], noise: DecoderNoise
     ) -> tuple[Tensor, list[RecurrentState]]:
         after: list[RecurrentState] = []
         for index, (layer, connection, state) in enumerate(
             zip(self.layers, self.connections, states, strict=True)
         ):
-            output, final = layer(self.layer_dropout(x) if index else x, None, state)
+            below = _drop(self.layer_dropout, x, noise.layers.get(index)) if index else x
+            output, final = layer(below, None, state, noise.recurrent.get(index))
             x = connection(x, output)
             after.append(final)
         return x, after
@@ -235,3 +327,9 @@ class Decoder(nn.Module):
 
     def _attention_vector(self, context: Tensor, hidden: Tensor) -> Tensor:
         return torch.tanh(self.attention_vector(torch.cat([context, hidden], dim=2)))
+
+
+def _drop(dropout: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+    """With the mask of the sequence, or without one as the module itself does."""
+    dropped: Tensor = dropout(x) if mask is None else masked(x, mask)
+    return dropped

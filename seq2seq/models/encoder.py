@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seq2seq.models.connection import connections
+from seq2seq.models.dropout import SequenceDropout, WordDropout
 from seq2seq.models.recurrent import (
     RecurrentLayer,
     RecurrentState,
@@ -41,24 +42,39 @@ class EncoderLayer(nn.Module):
     """
 
     def __init__(
-        self, *, cell: str, input_size: int, hidden_size: int, bidirectional: bool
+        self,
+        *,
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        bidirectional: bool,
+        weight_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.forward_layer = RecurrentLayer(
-            cell=cell, input_size=input_size, hidden_size=hidden_size
+            cell=cell,
+            input_size=input_size,
+            hidden_size=hidden_size,
+            weight_dropout=weight_dropout,
         )
         self.backward_layer: RecurrentLayer | None = None
         if bidirectional:
             self.backward_layer = RecurrentLayer(
-                cell=cell, input_size=input_size, hidden_size=hidden_size, reverse=True
+                cell=cell,
+                input_size=input_size,
+                hidden_size=hidden_size,
+                reverse=True,
+                weight_dropout=weight_dropout,
             )
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, list[RecurrentState]]:
         """Outputs ``[batch, time, directions * hidden]`` and one final state per direction."""
-        output, state = self.forward_layer(x, lengths)
+        output, state = self.forward_layer(x, lengths, noise=self.forward_layer.draw_noise())
         if self.backward_layer is None:
             return output, [state]
-        backward_output, backward_state = self.backward_layer(x, lengths)
+        backward_output, backward_state = self.backward_layer(
+            x, lengths, noise=self.backward_layer.draw_noise()
+        )
         return torch.cat([output, backward_output], dim=2), [state, backward_state]
 
 
@@ -80,6 +96,10 @@ class Encoder(nn.Module):
         outputs_read: whether anything reads the outputs; if not, nothing goes around the top layer.
         embedding_dropout: share of embedding units dropped.
         layer_dropout: share of units dropped between layers (not after the last).
+        word_dropout: share of words dropped, see :class:`~seq2seq.models.dropout.WordDropout`.
+        weight_dropout: see :class:`~seq2seq.models.recurrent.RecurrentLayer`.
+        variational_dropout: draw embedding and layer dropout once a sequence, see
+            :class:`~seq2seq.models.dropout.SequenceDropout`, and word dropout by type.
         reverse_source: read the source tokens last to first, the end symbol staying at the end
             (Sutskever, Vinyals and Le 2014, section 3.3).
 
@@ -102,6 +122,9 @@ class Encoder(nn.Module):
         outputs_read: bool = True,
         embedding_dropout: float = 0.0,
         layer_dropout: float = 0.0,
+        word_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        variational_dropout: bool = False,
         reverse_source: bool = False,
     ) -> None:
         super().__init__()
@@ -124,14 +147,19 @@ class Encoder(nn.Module):
         self.output_size = widths[-1]
         self.reverse_source = reverse_source
         self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=pad_id)
-        self.embedding_dropout = nn.Dropout(embedding_dropout)
-        self.layer_dropout = nn.Dropout(layer_dropout)
+        self.word_dropout = WordDropout(
+            word_dropout, vocabulary_size=vocabulary_size, by_type=variational_dropout
+        )
+        dropout = SequenceDropout if variational_dropout else nn.Dropout
+        self.embedding_dropout = dropout(embedding_dropout)
+        self.layer_dropout = dropout(layer_dropout)
         self.layers = nn.ModuleList(
             EncoderLayer(
                 cell=cell,
                 input_size=below,
                 hidden_size=hidden_size,
                 bidirectional=directions == 2,
+                weight_dropout=weight_dropout,
             )
             for below, directions in zip([embedding_size, *widths], self.directions, strict=False)
         )
@@ -143,7 +171,7 @@ class Encoder(nn.Module):
         Shape:
             source: int64 ``[batch, source_time]``; lengths: int64 ``[batch]``, each at least 1.
         """
-        x = self.embedding_dropout(self.embedding(source))
+        x = self.embedding_dropout(self.word_dropout(self.embedding(source), source))
         if self.reverse_source:
             x = reverse_by_length(x, lengths - 1)
         states: list[RecurrentState] = []

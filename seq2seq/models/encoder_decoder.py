@@ -122,6 +122,9 @@ def encoder_decoder(
     embedding_dropout: float = 0.0,
     layer_dropout: float = 0.0,
     output_dropout: float = 0.0,
+    word_dropout: float = 0.0,
+    weight_dropout: float = 0.0,
+    variational_dropout: bool = False,
     tie_embeddings: bool = False,
     reverse_source: bool = False,
 ) -> EncoderDecoder:
@@ -149,6 +152,10 @@ def encoder_decoder(
         embedding_dropout: share of embedding units dropped, on both sides.
         layer_dropout: share of units dropped between layers.
         output_dropout: share of features dropped before the output layer.
+        word_dropout: share of words whose embedding is dropped, on both sides.
+        weight_dropout: share of hidden-to-hidden weights dropped, in every recurrent layer.
+        variational_dropout: draw all but the last of these once a sequence instead of once a
+            timestep; of the last it is always true.
         tie_embeddings: the output layer uses the target embedding's weights.
         reverse_source: read the source last to first.
 
@@ -171,6 +178,8 @@ def encoder_decoder(
         "embedding_dropout": embedding_dropout,
         "layer_dropout": layer_dropout,
         "output_dropout": output_dropout,
+        "word_dropout": word_dropout,
+        "weight_dropout": weight_dropout,
     }
     for name, share in shares.items():
         if not 0 <= share < 1:
@@ -181,6 +190,13 @@ def encoder_decoder(
         raise ValueError(
             f"layer_dropout is {layer_dropout}, but encoder and decoder have one layer each and "
             "nothing lies between: use embedding_dropout or output_dropout, or more layers"
+        )
+    drawn_by_time = (embedding_dropout, layer_dropout, output_dropout, word_dropout)
+    if variational_dropout and not any(drawn_by_time):
+        raise ValueError(
+            "variational_dropout=true says how dropout is drawn, but none of embedding_dropout, "
+            "layer_dropout, output_dropout and word_dropout is above 0: set one, or "
+            "variational_dropout=false"
         )
     encoder = Encoder(
         vocabulary_size=source_vocabulary_size,
@@ -195,6 +211,9 @@ def encoder_decoder(
         outputs_read=attention != "none",
         embedding_dropout=embedding_dropout,
         layer_dropout=layer_dropout,
+        word_dropout=word_dropout,
+        weight_dropout=weight_dropout,
+        variational_dropout=variational_dropout,
         reverse_source=reverse_source,
     )
     joined = Bridge(
@@ -237,6 +256,9 @@ def encoder_decoder(
         embedding_dropout=embedding_dropout,
         layer_dropout=layer_dropout,
         output_dropout=output_dropout,
+        word_dropout=word_dropout,
+        weight_dropout=weight_dropout,
+        variational_dropout=variational_dropout,
         tie_embeddings=tie_embeddings,
     )
     connected = [*encoder.connections, *decoder.connections]

@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from seq2seq.models.dropout import draw_mask, masked
+
 CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+_KERNELS: dict[str, Any] = {
+    "lstm": torch.lstm,
+    "gru": torch.gru,
+    "rnn_tanh": torch.rnn_tanh,
+    "rnn_relu": torch.rnn_relu,
+}
 
 
 class RecurrentState(NamedTuple):
@@ -45,6 +54,16 @@ def stack_states(states: Sequence[RecurrentState]) -> RecurrentState:
     cells = [state.cell for state in states if state.cell is not None]
     hidden = torch.cat([state.hidden for state in states])
     return RecurrentState(hidden, torch.cat(cells) if cells else None)
+
+
+class RecurrentNoise(NamedTuple):
+    """What is drawn at random for one sequence, and stays the same at all of its timesteps.
+
+    Shape:
+        recurrent_mask: ``[gates * hidden, hidden]``, multiplies the hidden-to-hidden weights.
+    """
+
+    recurrent_mask: Tensor | None = None
 
 
 class RecurrentOutput(NamedTuple):
@@ -100,19 +119,30 @@ class RecurrentLayer(nn.Module):
         input_size: width of the input.
         hidden_size: width of the hidden state.
         reverse: scan each sequence from its last real timestep to its first.
+        weight_dropout: share of the hidden-to-hidden weights dropped by :meth:`draw_noise`:
+            DropConnect within the recurrence, the same weights at every timestep, which stays fused
+            (Merity, Keskar and Socher 2018, "Regularizing and optimizing LSTM language models",
+            section 2).
 
     Raises:
         ValueError: if ``cell`` is not one of :data:`CELLS`.
     """
 
     def __init__(
-        self, *, cell: str, input_size: int, hidden_size: int, reverse: bool = False
+        self,
+        *,
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        reverse: bool = False,
+        weight_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.cell = cell
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.reverse = reverse
+        self.weight_dropout = weight_dropout
         self.rnn: nn.LSTM | nn.GRU | nn.RNN
         match cell:
             case "lstm":
@@ -126,8 +156,19 @@ class RecurrentLayer(nn.Module):
             case _:
                 raise ValueError(f"cell is {cell!r}, but it must be one of {', '.join(CELLS)}")
 
+    def draw_noise(self) -> RecurrentNoise | None:
+        """What a pass in training is disturbed with; None in evaluation, and if nothing is."""
+        if not self.training or not self.weight_dropout:
+            return None
+        weight = self.rnn.get_parameter("weight_hh_l0")
+        return RecurrentNoise(draw_mask(weight, tuple(weight.shape), self.weight_dropout))
+
     def forward(
-        self, x: Tensor, lengths: Tensor | None = None, state: RecurrentState | None = None
+        self,
+        x: Tensor,
+        lengths: Tensor | None = None,
+        state: RecurrentState | None = None,
+        noise: RecurrentNoise | None = None,
     ) -> RecurrentOutput:
         """Run over all timesteps in one fused call, or over one timestep with the cell function.
 
@@ -136,33 +177,47 @@ class RecurrentLayer(nn.Module):
             lengths: number of real timesteps of each sequence; None if all are real, or if what
                 follows the real ones doesn't matter (a teacher-forced decoder).
             state: state before the first timestep; zeros by default.
+            noise: from :meth:`draw_noise`, the same for every timestep of a sequence; drawn by the
+                caller, so that this call depends on its arguments alone.
 
         Shape:
             x: ``[batch, time, input]``, padded at the end; lengths: int64 ``[batch]``.
         """
         if x.size(1) == 1:
-            return self._step(x, state)
+            return self._step(x, state, noise)
         if lengths is None:
             if self.reverse:
                 lengths = torch.full((x.size(0),), x.size(1), device=x.device)
             else:
-                return RecurrentOutput(*self._scan(x, state))
+                return RecurrentOutput(*self._scan(x, state, noise))
         if self.reverse:
             x = reverse_by_length(x, lengths)
         if self.cell in ("lstm", "rnn_relu"):
-            output, final = self._scan_packed(x, lengths, state)
+            output, final = self._scan_packed(x, lengths, state, noise)
         else:
             # Without a cell state, the state at the end of each sequence is among the outputs.
-            output, _ = self._scan(x, state)
+            output, _ = self._scan(x, state, noise)
             last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, self.hidden_size)
             final = RecurrentState(output.gather(1, last.to(x.device)).transpose(0, 1))
         if self.reverse:
             output = reverse_by_length(output, lengths)
         return RecurrentOutput(output, final)
 
+    def _weights(self, noise: RecurrentNoise | None) -> list[Tensor]:
+        """Input-hidden, hidden-hidden, and their biases."""
+        weights: list[Tensor] = list(self.rnn.parameters())
+        if noise is not None:
+            weights[1] = masked(weights[1], noise.recurrent_mask)
+        return weights
+
     def _scan(
-        self, x: Tensor | PackedSequence, state: RecurrentState | None
+        self,
+        x: Tensor | PackedSequence,
+        state: RecurrentState | None,
+        noise: RecurrentNoise | None,
     ) -> tuple[Any, RecurrentState]:
+        if noise is not None:
+            return self._scan_with(self._weights(noise), x, state)
         if isinstance(self.rnn, nn.LSTM):
             pair = None if state is None or state.cell is None else (state.hidden, state.cell)
             output, (hidden, cell) = self.rnn(x, pair)
@@ -170,18 +225,49 @@ class RecurrentLayer(nn.Module):
         output, hidden = self.rnn(x, None if state is None else state.hidden)
         return output, RecurrentState(hidden)
 
+    def _scan_with(
+        self, weights: list[Tensor], x: Tensor | PackedSequence, state: RecurrentState | None
+    ) -> tuple[Any, RecurrentState]:
+        """What `nn.RNNBase.forward` does, with other weights than the module's own."""
+        data = x.data if isinstance(x, PackedSequence) else x
+        batch = int(x.batch_sizes[0]) if isinstance(x, PackedSequence) else data.size(0)
+        if state is None:
+            zeros = data.new_zeros(1, batch, self.hidden_size)
+            state = RecurrentState(zeros, zeros if self.cell == "lstm" else None)
+        elif isinstance(x, PackedSequence) and x.sorted_indices is not None:
+            state = state.select(x.sorted_indices)
+        kernel = _KERNELS[self.cell]
+        before = state.hidden if state.cell is None else [state.hidden, state.cell]
+        how = (weights, True, 1, 0.0, self.training, False)  # biases, layers, dropout, ..., both
+        if isinstance(x, PackedSequence):
+            output, *after = kernel(data, x.batch_sizes, before, *how)
+        else:
+            output, *after = kernel(data, before, *how, True)  # batch first
+        final = RecurrentState(*after)
+        if isinstance(x, PackedSequence):
+            output = PackedSequence(output, x.batch_sizes, x.sorted_indices, x.unsorted_indices)
+            if x.unsorted_indices is not None:
+                final = final.select(x.unsorted_indices)
+        return output, final
+
     def _scan_packed(
-        self, x: Tensor, lengths: Tensor, state: RecurrentState | None
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        state: RecurrentState | None,
+        noise: RecurrentNoise | None,
     ) -> RecurrentOutput:
         # Only the kernel sees the cell state at the end of each sequence, so it must know lengths.
         # A ReLU network could overflow in a scan of padding, and 0 * inf is a NaN gradient.
         packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        packed_output, final = self._scan(packed, state)
+        packed_output, final = self._scan(packed, state, noise)
         output, _ = pad_packed_sequence(packed_output, batch_first=True, total_length=x.size(1))
         return RecurrentOutput(output, final)
 
-    def _step(self, x: Tensor, state: RecurrentState | None) -> RecurrentOutput:
-        weights = tuple(self.rnn.parameters())  # input-hidden, hidden-hidden, and their biases
+    def _step(
+        self, x: Tensor, state: RecurrentState | None, noise: RecurrentNoise | None
+    ) -> RecurrentOutput:
+        weights = self._weights(noise)
         x = x.squeeze(1)
         if state is None:
             zeros = x.new_zeros(1, x.size(0), self.hidden_size)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from seq2seq.diagnostics.forward_signal import forward_signal
 from seq2seq.diagnostics.gradient_flow import (
     Call,
     GradientRecorder,
@@ -19,6 +20,7 @@ from seq2seq.diagnostics.gradient_flow import (
     layer_flow,
 )
 from seq2seq.diagnostics.gradient_profile import log_slope, root_mean_square
+from seq2seq.diagnostics.weight_gradient import recurrent_gradient_by_third
 from seq2seq.models.encoder_decoder import EncoderDecoder, encoder_decoder
 from seq2seq.models.recurrent import CELLS, RecurrentLayer, reverse_by_length
 
@@ -290,6 +292,32 @@ def test_total_derivatives_equal_the_unrolled_reference_with_dropout_between_lay
         "decoder": model.decoder.layer_dropout.masks,
     }
     assert_flows_equal_reference(model, pairs, flows, masks)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("input_feeding", [False, True])
+def test_dropped_recurrent_weights_give_the_flow_of_a_network_that_has_only_the_others(
+    cell: str, input_feeding: bool
+) -> None:
+    options = {"cell": cell, "encoder_layers": 2, "input_feeding": input_feeding}
+    model, other = make_model(**options, weight_dropout=0.4), make_model(**options)
+    kept = {name: layer.draw_noise() for name, layer in model.recurrent_layers().items()}
+    for name, layer in model.recurrent_layers().items():
+        layer.draw_noise = lambda noise=kept[name]: noise
+    for name, layer in other.recurrent_layers().items():
+        layer.rnn.weight_hh_l0.data.mul_(kept[name].recurrent_mask)
+    flows = recorded_flows(model, make_pairs())
+    for name, expected in recorded_flows(other, make_pairs()).items():
+        found = flows[name]
+        for value, reference in zip(
+            (found.hidden, found.transport), (expected.hidden, expected.transport), strict=True
+        ):
+            torch.testing.assert_close(value, reference, rtol=1e-10, atol=1e-12)
+        layer = model.recurrent_layers()[name]
+        signal = forward_signal(layer, found.scan).hidden_rms
+        assert signal == pytest.approx(forward_signal(layer, expected.scan).hidden_rms)
+        whole = recurrent_gradient_by_third(found).sum(0) / make_pairs().tokens
+        torch.testing.assert_close(whole, layer.rnn.weight_hh_l0.grad, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("connection", ["residual", "highway"])

@@ -101,6 +101,44 @@ def test_fused_equals_one_timestep_at_a_time(cell: str) -> None:
 
 
 @every_cell
+@both_directions
+@pytest.mark.parametrize("with_state", [False, True], ids=["zeros", "state"])
+def test_weight_dropout_is_the_layer_with_other_weights_fused_and_step_by_step(
+    cell: str, reverse: bool, with_state: bool
+) -> None:
+    layer, x, state = make_case(cell, reverse)
+    first = state if with_state else None
+    layer.weight_dropout = 0.4
+    noise = layer.draw_noise()
+    other, _, _ = make_case(cell, reverse)
+    with torch.no_grad():
+        other.rnn.weight_hh_l0.mul_(noise.recurrent_mask)
+    for lengths in (None, LENGTHS):
+        fused, expected = layer(x, lengths, first, noise), other(x, lengths, first)
+        real = (torch.arange(x.size(1)) < LENGTHS.unsqueeze(1)).unsqueeze(2)
+        real = real if lengths is not None else torch.ones_like(real)
+        assert_close(fused.output * real, expected.output * real)
+        for ours, theirs in zip(tensors(fused.state), tensors(expected.state), strict=True):
+            assert_close(ours, theirs)
+    carried, outputs = first, []
+    for step in (x.flip(1) if reverse else x).split(1, dim=1):
+        output, carried = layer(step, None, carried, noise)
+        outputs.append(output)
+    walked = torch.cat(outputs[::-1] if reverse else outputs, dim=1)
+    assert_close(walked, layer(x, None, first, noise).output, 1e-10)
+
+
+def test_weight_dropout_draws_in_training_only_and_keeps_the_mean_of_the_weights() -> None:
+    layer = RecurrentLayer(cell="gru", input_size=3, hidden_size=64, weight_dropout=0.25)
+    mask = layer.draw_noise().recurrent_mask
+    assert mask.shape == layer.rnn.weight_hh_l0.shape
+    assert mask.unique().tolist() == pytest.approx([0, 1 / 0.75])
+    assert float(mask.mean()) == pytest.approx(1, abs=0.03)
+    assert layer.eval().draw_noise() is None
+    assert RecurrentLayer(cell="gru", input_size=3, hidden_size=4).draw_noise() is None
+
+
+@every_cell
 def test_a_step_without_state_begins_at_zero(cell: str) -> None:
     layer, x, state = make_case(cell)
     zeros = RecurrentState(*(torch.zeros_like(tensor) for tensor in tensors(state)))
