@@ -24,6 +24,7 @@ from seq2seq.sweep.plan import this_place
 if TYPE_CHECKING:
     import lightning
 
+    from seq2seq.activation_penalty import ActivationPenalty
     from seq2seq.data.batch import EncodedSplit
     from seq2seq.data.corpus import Corpus
     from seq2seq.data.datamodule import TranslationDataModule
@@ -93,6 +94,7 @@ def check_sizes(config: DictConfig) -> None:
     # Any length will do: how long the data is isn't known yet.
     assign(model, rules_from_config(plain(config.initializer), longest=SHORTEST_SPREAD))
     calibration_from_config(plain(config.initializer))
+    _activation_penalty(config)
 
 
 def check_training(config: DictConfig) -> None:
@@ -218,6 +220,7 @@ def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "Tr
         optimizer=instantiate(config.optimizer),
         scheduler=instantiate(config.scheduler),
         label_smoothing=config.label_smoothing,
+        activation_penalty=_activation_penalty(config),
         bleu_tokenizer=config.bleu_tokenizer,
         validation_translator=Translator(
             model=model,
@@ -229,6 +232,15 @@ def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "Tr
         test_translator=Translator(
             model=model, source_tokenizer=source, target_tokenizer=target, **decoding
         ),
+    )
+
+
+def _activation_penalty(config: DictConfig) -> "ActivationPenalty":
+    from seq2seq.activation_penalty import ActivationPenalty
+
+    return ActivationPenalty(
+        activation=config.activation_regularization,
+        temporal=config.temporal_activation_regularization,
     )
 
 

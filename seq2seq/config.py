@@ -563,6 +563,8 @@ class TrainConfig:
     optimizer: OptimizerConfig = MISSING
     scheduler: SchedulerConfig = MISSING
     label_smoothing: float = 0.0
+    activation_regularization: float = 0.0
+    temporal_activation_regularization: float = 0.0
     trainer: TrainerConfig = MISSING
     callbacks: CallbacksConfig = MISSING
     decoding: DecodingConfig = field(default_factory=DecodingConfig)

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import LRSchedulerTypeUnion, OptimizerLRS
 from torch import Tensor
 from torch.optim import Optimizer
 
+from seq2seq.activation_penalty import ActivationPenalty
 from seq2seq.checkpoint import KEY, describe
 from seq2seq.data.batch import Batch
 from seq2seq.data.datamodule import TranslationDataModule
@@ -40,6 +41,7 @@ class TranslationModule(lightning.LightningModule):
         scheduler: makes Lightning's ``lr_scheduler`` dictionary of the optimizer and
             ``steps_per_epoch``.
         label_smoothing: probability spread over the vocabulary.
+        activation_penalty: what is added to the loss of a batch in training; nothing if None.
         bleu_tokenizer: see :class:`~seq2seq.metrics.TranslationScores`.
         validation_translator, test_translator: how these splits are translated.
     """
@@ -53,6 +55,7 @@ class TranslationModule(lightning.LightningModule):
         optimizer: Callable[[Iterable[Tensor]], Optimizer],
         scheduler: Callable[..., dict[str, Any]],
         label_smoothing: float = 0.0,
+        activation_penalty: ActivationPenalty | None = None,
         bleu_tokenizer: str = "13a",
         validation_translator: Translator,
         test_translator: Translator,
@@ -68,6 +71,7 @@ class TranslationModule(lightning.LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.label_smoothing = label_smoothing
+        self.activation_penalty = activation_penalty
         self.bleu_tokenizer = bleu_tokenizer
         self.test_translator = test_translator
         self.validation_translator = validation_translator
@@ -85,14 +89,28 @@ class TranslationModule(lightning.LightningModule):
 
         Returns:
             ``loss``, what is trained on, and ``negative_log_likelihood``, the same without label
-            smoothing.
+            smoothing and penalty.
         """
-        loss, _ = batch_loss(self.model, batch, label_smoothing=self.label_smoothing)
+        if self.activation_penalty:
+            with self.activation_penalty.watching(self.model) as watched:
+                loss, _ = batch_loss(self.model, batch, label_smoothing=self.label_smoothing)
+            penalty = watched.penalty(
+                source_lengths=batch.source_lengths, target_lengths=batch.target_lengths
+            )
+        else:
+            loss, _ = batch_loss(self.model, batch, label_smoothing=self.label_smoothing)
+            penalty = None
         likelihood = loss.negative_log_likelihood.detach() / loss.tokens
         if self._is_logged():
             self.log("train/loss", likelihood, prog_bar=True, batch_size=loss.tokens)
             self.log("train/perplexity", likelihood.exp(), prog_bar=True, batch_size=loss.tokens)
-        return {"loss": loss.sum / loss.tokens, "negative_log_likelihood": likelihood}
+            if penalty is not None:
+                self.log("train/activation_penalty", penalty.detach(), batch_size=loss.tokens)
+        total = loss.sum / loss.tokens
+        return {
+            "loss": total if penalty is None else total + penalty,
+            "negative_log_likelihood": likelihood,
+        }
 
     def _is_logged(self) -> bool:
         """Whether what is logged in this step gets written.

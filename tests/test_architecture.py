@@ -24,6 +24,7 @@ LAYERS = {
     "data.tokenizer": 1,
     "data.torchtext_corpus": 1,
     # 2: torch
+    "activation_penalty": 2,
     "checkpoint": 2,
     "data.batch": 2,
     "data.sampler": 2,

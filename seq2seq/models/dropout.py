@@ -12,8 +12,8 @@ class SequenceDropout(nn.Module):
     """Dropout whose mask is the same at every timestep of a sequence: variational dropout.
 
     Gal and Ghahramani 2016, "A theoretically grounded application of dropout in recurrent neural
-    networks", section 4, of what enters a layer; what remains is divided by ``1 - p``. Nothing of it
-    lies within the recurrence, which stays fused.
+    networks", section 4, of what enters a layer; what remains is divided by ``1 - p``. Nothing of
+    it lies within the recurrence, which stays fused.
 
     Args:
         p: share of units dropped in each sequence.
