@@ -615,8 +615,10 @@ class TranslateConfig(RunConfig):
     prefixes: bool = False
     scores: bool = False
 
+    format: str = "text"
 
 _GROUPS: dict[str, dict[str, type]] = {
+    alignments: bool = False
     "data": {
         "phrasebook": PhrasebookConfig,
         "addition": SyntheticConfig,

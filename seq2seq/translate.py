@@ -1,18 +1,21 @@
 """Translate lines of plain text with a trained run.
 
 Started as ``seq2seq-translate run=FOLDER``; every argument is a Hydra override of
-``conf/translate.yaml``. Lines come from standard input or a file, and leave in the same order.
+``conf/translate.yaml``. Lines come from standard input or a file, and leave in the same order, as
+text or as JSON. How a line is translated is left to the translator.
 """
 
 import contextlib
+import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import hydra
 from omegaconf import DictConfig
+from tqdm import tqdm
 
 from seq2seq.config import config_folder, plain, register
 
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 # Read and translated together: enough that batches of equal lengths form, little enough that the
 # first lines of a long file come soon.
 _LINES_AT_ONCE = 2048
+
+# Before the progress bar appears: short files need none.
+_SECONDS_WITHOUT_BAR = 1.0
 
 
 class Line(NamedTuple):
@@ -48,6 +54,51 @@ def translate(config: DictConfig) -> None:
     trained = load_trained(path)
     trained.model.to(chosen_device(config.accelerator))
     translator = Translator(**trained._asdict(), **plain(config.decoding))
+    _check(config, translator)
+    with contextlib.ExitStack() as stack:
+        output: TextIO = sys.stdout
+        if config.output != "-":
+            output = stack.enter_context(open(config.output, "w", encoding="utf-8"))
+        name, stream, total = "standard input", sys.stdin.buffer, None
+        if config.input != "-":
+            name, stream = config.input, stack.enter_context(open(config.input, "rb"))
+            if Path(name).is_file():  # and not a pipe, which can be read but once
+                total = sum(1 for _ in stream)
+                stream.seek(0)
+        lines = _sources(_lines(name, stream))
+        if config.prefixes:
+            lines = _with_prefixes(name, _lines(name, stream), translator)
+        bar = stack.enter_context(
+            tqdm(
+                total=total,
+                unit="line",
+                file=sys.stderr,
+                delay=_SECONDS_WITHOUT_BAR,
+                # Into a terminal the translations themselves come one after the other.
+                disable=not sys.stderr.isatty() or output.isatty(),
+            )
+        )
+        for number, (line, best) in enumerate(
+            _translated(translator, lines, config, bar.update), start=1
+        ):
+            if config.format == "json":
+                output.write(_json(number, line, best))
+            else:
+                for one in best:
+                    score = f"{one.score:.4f}\t" if config.scores else ""
+                    output.write(f"{score}{one.text}\n")
+            output.flush()
+
+
+def _check(config: DictConfig, translator: "Translator") -> None:
+    if config.format not in ("text", "json"):
+        raise ValueError(f"format={config.format!r} must be text or json")
+    if config.scores and config.format == "json":
+        raise ValueError("format=json has scores always: leave out scores=true")
+    if config.alignments and config.format == "text":
+        raise ValueError("alignments=true needs format=json: text has no place for them")
+    if config.alignments and not translator.attends:
+        raise ValueError("alignments=true needs a model with attention: this one has none")
     if config.prefixes and config.decoding.prefix:
         raise ValueError(
             "prefixes=true takes the prefix of each line from its second column: leave out "
@@ -55,20 +106,26 @@ def translate(config: DictConfig) -> None:
         )
     if config.output != "-" and not Path(config.output).absolute().parent.is_dir():
         raise FileNotFoundError(f"output={config.output}: there is no such folder")
-    with contextlib.ExitStack() as stack:
-        output: TextIO = sys.stdout
-        if config.output != "-":
-            output = stack.enter_context(open(config.output, "w", encoding="utf-8"))
-        name, stream = "standard input", sys.stdin.buffer
-        if config.input != "-":
-            name, stream = config.input, stack.enter_context(open(config.input, "rb"))
-        lines = _sources(_lines(name, stream))
-        if config.prefixes:
-            lines = _with_prefixes(name, _lines(name, stream), translator)
-        for best in _translated(translator, lines, config):
-            for one in best:
-                output.write(f"{one.score:.4f}\t{one.text}\n" if config.scores else f"{one.text}\n")
-            output.flush()
+
+
+def _json(number: int, line: Line, best: Sequence["Translation"]) -> str:
+    """One line of JSON: an input line and its translations, best first."""
+    translations: list[dict[str, object]] = []
+    for one in best:
+        content: dict[str, object] = {
+            "text": one.text,
+            "score": one.score,
+            "log_probability": one.log_probability,
+            "finished": one.finished,
+        }
+        if one.alignment is not None:
+            content["source_tokens"] = one.alignment.source
+            content["target_tokens"] = one.alignment.target
+            # Six digits are all that single precision holds.
+            content["alignment"] = one.alignment.weights.round(6).tolist()
+        translations.append(content)
+    whole = {"line": number, "source": line.source, "translations": translations}
+    return json.dumps(whole, ensure_ascii=False) + "\n"
 
 
 def _lines(name: str, stream: Iterable[bytes]) -> Iterator[str]:
@@ -107,17 +164,25 @@ def _with_prefixes(name: str, lines: Iterable[str], translator: "Translator") ->
 
 
 def _translated(
-    translator: "Translator", lines: Iterable[Line], config: DictConfig
-) -> Iterator[list["Translation"]]:
-    # On a terminal, every line is answered before the next is typed.
-    at_once = 1 if sys.stdin.isatty() else _LINES_AT_ONCE
+    translator: "Translator",
+    lines: Iterable[Line],
+    config: DictConfig,
+    advance: Callable[[int], object],
+) -> Iterator[tuple[Line, list["Translation"]]]:
+    # Of lines that are typed, each is answered before the next.
+    typed = config.input == "-" and sys.stdin.isatty()
+    at_once = 1 if typed else _LINES_AT_ONCE
     lines = iter(lines)
     while held := list(islice(lines, at_once)):
-        yield from translator.translate(
+        translations = translator.translate(
             [line.source for line in held],
             prefixes=[line.prefix for line in held] if config.prefixes else None,
+            alignments=config.alignments,
             batch_size=config.batch_size,
+            on_batch=advance,
         )
+        yield from zip(held, translations, strict=True)
+        advance(sum(not line.source.strip() for line in held))  # empty ones are in no batch
 
 
 register()

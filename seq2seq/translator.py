@@ -4,7 +4,7 @@ Joins tokenizers, network and search, none of which knows the others. Reading fi
 result are left to the entries and to `metrics.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -289,6 +289,7 @@ class Translator:
         prefixes: Sequence[str] | None = None,
         alignments: bool = False,
         batch_size: int = 64,
+        on_batch: Callable[[int], object] | None = None,
     ) -> Iterator[list[Translation]]:
         """The best translations of each source text, in the order given.
 
@@ -300,6 +301,7 @@ class Translator:
                 translator's own.
             alignments: whether each translation comes with its alignment.
             batch_size: sources translated together; sorted by length, so that little is padded.
+            on_batch: called after each batch with its number of sources.
 
         Raises:
             ValueError: if the target vocabulary lacks a part of a prefix.
@@ -323,6 +325,8 @@ class Translator:
                 )
                 for place, best in zip(places, translated, strict=True):
                     results[real[place]] = best
+                if on_batch is not None:
+                    on_batch(len(places))
         yield from results
 
 

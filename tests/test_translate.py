@@ -1,6 +1,7 @@
 """Translation of lines with a trained run: order, empty lines, n-best, and what it refuses."""
 
 import io
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -93,3 +94,80 @@ def test_each_line_may_bring_its_prefix(run: Path, tmp_path: Path) -> None:
             translated(run, tmp_path, "prefixes=true", text=changed)
     with pytest.raises(ValueError, match=r"leave out decoding.prefix"):
         translated(run, tmp_path, "prefixes=true", "decoding.prefix=3")
+
+
+def test_json_has_all_that_text_has_with_scores_and_alignments(run: Path, tmp_path: Path) -> None:
+    beam = ("decoding.strategy=beam_search", "decoding.n_best=2")
+    text = translated(run, tmp_path, *beam, "scores=true")
+    lines = translated(run, tmp_path, *beam, "format=json", "alignments=true", "batch_size=2")
+    found = [json.loads(line) for line in lines]
+    assert [one["line"] for one in found] == [1, 2, 3, 4, 5, 6]
+    assert [one["source"] for one in found] == [line.strip() for line in LINES]
+    for index, one in enumerate(found):
+        for rank, best in enumerate(one["translations"]):
+            assert f"{best['score']:.4f}\t{best['text']}" == text[2 * index + rank]
+            if not one["source"]:
+                assert "alignment" not in best
+                continue
+            assert best["source_tokens"][-1] == "<eos>"
+            assert best["target_tokens"] == best["text"].split() + ["<eos>"] * best["finished"]
+            length = ((5 + len(best["target_tokens"])) / 6) ** 1.0
+            assert best["score"] == pytest.approx(best["log_probability"] / length)
+            assert len(best["alignment"]) == len(best["target_tokens"])
+            for row in best["alignment"]:
+                assert len(row) == len(best["source_tokens"])
+                assert sum(row) == pytest.approx(1, abs=1e-4)
+    plain = translated(run, tmp_path, "format=json")
+    assert set(json.loads(plain[0])["translations"][0]) == {
+        *("text", "score", "log_probability", "finished")
+    }
+
+
+def test_lines_keep_their_order_over_several_portions(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = translated(run, tmp_path, "format=json")
+    monkeypatch.setattr("seq2seq.translate._LINES_AT_ONCE", 4)
+    apart = translated(run, tmp_path, "format=json", "batch_size=3")
+    for one, other in zip(map(json.loads, together), map(json.loads, apart), strict=True):
+        assert one["line"] == other["line"] and one["source"] == other["source"]
+        for first, second in zip(one["translations"], other["translations"], strict=True):
+            assert first["text"] == second["text"]
+            assert first["score"] == pytest.approx(second["score"], rel=1e-5)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_progress_bar_counts_every_line_and_shows_on_terminals_only(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seq2seq.translate._SECONDS_WITHOUT_BAR", 0.0)
+    for stream in (Terminal(), io.StringIO()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        translated(run, tmp_path, "batch_size=2")
+        assert ("6/6" in stream.getvalue()) == stream.isatty()
+        assert bool(stream.getvalue()) == stream.isatty()
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr("seq2seq.translate._SECONDS_WITHOUT_BAR", 60.0)
+    translated(run, tmp_path)
+    assert "6/6" not in sys.stderr.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("format=xml",), "format='xml' must be text or json"),
+        (("format=json", "scores=true"), "format=json has scores always"),
+        (("alignments=true",), "alignments=true needs format=json"),
+        (("decoding.top_k=5",), "decoding.top_k=5 has no meaning with strategy greedy"),
+        (("decoding.prefix=unheard",), "'unheard' is not in the target vocabulary"),
+    ],
+)
+def test_a_mistake_is_answered_with_a_sentence(
+    run: Path, tmp_path: Path, overrides: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        translated(run, tmp_path, *overrides)

@@ -107,7 +107,8 @@ def likely(scores: Tensor, *, top_k: int | None = None, top_p: float | None = No
 
     Args:
         scores: logarithms of probabilities, up to a constant in each row.
-        top_k: keep the k most probable tokens (Fan, Lewis and Dauphin 2018, section 5, "Generation").
+        top_k: keep the k most probable tokens (Fan, Lewis and Dauphin 2018, section 5,
+            "Generation").
         top_p: of these, keep the nucleus: the fewest most probable tokens that together have at
             least this probability (Holtzman et al. 2020, section 3.1, equation 2).
 
