@@ -50,6 +50,8 @@ class ModelConfig:
     output_dropout: float = 0.0
     word_dropout: float = 0.0
     weight_dropout: float = 0.0
+    zoneout_hidden: float = 0.0
+    zoneout_cell: float = 0.0
     variational_dropout: bool = False
     tie_embeddings: bool = False
     reverse_source: bool = False

@@ -102,6 +102,8 @@ def model_options() -> Iterator[dict[str, Any]]:
             "output_dropout": 0.1 if reverse else 0.0,
             "word_dropout": 0.1 if bidirectional else 0.0,
             "weight_dropout": 0.1 if connection == "residual" or tie else 0.0,
+            "zoneout_hidden": 0.1 if equal else 0.0,
+            "zoneout_cell": 0.1 if cell == "lstm" and (tie or equal) else 0.0,
             "variational_dropout": bidirectional and connection == "none",
             "initializer": next(initializers),
         }

@@ -5,13 +5,21 @@ recurrence is linearised once around the states that it went through, and the gr
 back through it step by step. What is carried, and what is read off, belongs to `gradient_flow`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from seq2seq.models.dropout import masked
 from seq2seq.models.recurrent import RecurrentLayer
+
+
+class Zoneout(NamedTuple):
+    """Share of each unit that stays what it was, ``[time, batch, hidden]``, of ``h`` and ``c``."""
+
+    hidden: Tensor
+    cell: Tensor
 
 
 @dataclass(frozen=True)
@@ -32,12 +40,20 @@ class Linearization:
 
     where in the LSTM ``dc`` includes the way through the output, ``o * (1 - tanh(c)^2) * dh``.
 
+    Zoneout, with the masks ``d`` of the hidden state and ``e`` of the cell, scales GRU and RNN by
+    ``1 - d`` and adds ``d`` to what is kept. In the LSTM the gates ``i f g`` get ``dc~``, the
+    derivative with respect to the cell state that was proposed, and the step before
+    ``U^T d + d * dh`` and ``f * dc~ + e * dc``, where ``dc~ = (1 - e) * dc + (1 - d) * o * (1 -
+    tanh(c~)^2) * dh`` and ``dc`` itself has no way through the output.
+
     Shape:
         hidden: ``[time, batch, hidden]``, recomputed, to be held against the layer's own outputs.
         recurrent_weight: ``U``, ``[gates * hidden, hidden]``.
         local: ``[time, batch, gates, hidden]``.
         keep: ``[time, batch, hidden]``: ``f`` or ``z``; None for the RNN.
-        cell_to_hidden: ``[time, batch, hidden]``: ``o * (1 - tanh(c)^2)``; None without a cell.
+        cell_to_hidden: ``[time, batch, hidden]``: ``o * (1 - tanh(c)^2)``, under zoneout times
+            ``1 - d``; None without a cell.
+        zoneout: ``d`` and ``e`` of an LSTM, each ``[time, batch, hidden]``; None without.
     """
 
     hidden: Tensor
@@ -45,6 +61,14 @@ class Linearization:
     local: Tensor
     keep: Tensor | None = None
     cell_to_hidden: Tensor | None = None
+    zoneout: Zoneout | None = None
+
+    def to_gates(self, hidden: Tensor, cell: Tensor) -> Tensor:
+        """What the LSTM's gates ``i f g`` get, from the total derivatives."""
+        if self.zoneout is None:
+            return cell
+        assert self.cell_to_hidden is not None
+        return (1 - self.zoneout.cell) * cell + self.cell_to_hidden * hidden
 
 
 @torch.no_grad()
@@ -54,6 +78,7 @@ def linearize(
     previous_hidden: Tensor,
     initial_cell: Tensor | None = None,
     recurrent_mask: Tensor | None = None,
+    zoneout: Zoneout | None = None,
 ) -> Linearization:
     """Linearise a layer around the inputs and hidden states that it went through.
 
@@ -64,7 +89,7 @@ def linearize(
         inputs: ``[time, batch, input]`` in the order of the scan; previous_hidden:
         ``[time, batch, hidden]``, the state before each step; initial_cell: ``[batch, hidden]``,
         only for the LSTM; recurrent_mask: as in
-        :class:`~seq2seq.models.recurrent.RecurrentNoise`.
+        :class:`~seq2seq.models.recurrent.RecurrentNoise`; zoneout: of a layer that has it.
     """
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     w, u, b_w, b_u = (getattr(layer.rnn, name).detach().to(inputs) for name in names)
@@ -73,10 +98,24 @@ def linearize(
     from_input = (inputs @ w.T + b_w).view(by_gate)
     from_hidden = (previous_hidden @ u.T + b_u).view(by_gate)
     if initial_cell is not None:
-        return _linearize_lstm(from_input + from_hidden, initial_cell, u)
+        return _linearize_lstm(from_input + from_hidden, previous_hidden, initial_cell, u, zoneout)
     if layer.cell == "gru":
-        return _linearize_gru(from_input, from_hidden, previous_hidden, u)
-    activation = (from_input + from_hidden).squeeze(2)
+        plain = _linearize_gru(from_input, from_hidden, previous_hidden, u)
+    else:
+        plain = _linearize_rnn(layer, from_input + from_hidden, u)
+    if zoneout is None:
+        return plain
+    kept, changed = zoneout.hidden, 1 - zoneout.hidden
+    return replace(
+        plain,
+        hidden=kept * previous_hidden + changed * plain.hidden,
+        local=changed.unsqueeze(2) * plain.local,
+        keep=kept if plain.keep is None else kept + changed * plain.keep,
+    )
+
+
+def _linearize_rnn(layer: RecurrentLayer, activations: Tensor, u: Tensor) -> Linearization:
+    activation = activations.squeeze(2)
     if layer.cell == "rnn_relu":
         hidden = activation.relu()
         slope = (activation > 0).to(hidden)
@@ -86,15 +125,24 @@ def linearize(
     return Linearization(hidden, u, slope.unsqueeze(2))
 
 
-def _linearize_lstm(activations: Tensor, initial_cell: Tensor, u: Tensor) -> Linearization:
+def _linearize_lstm(
+    activations: Tensor,
+    previous_hidden: Tensor,
+    initial_cell: Tensor,
+    u: Tensor,
+    zoneout: Zoneout | None,
+) -> Linearization:
     i, f, o = (activations[:, :, gate].sigmoid() for gate in (0, 1, 3))
     g = activations[:, :, 2].tanh()
     write = i * g
     cells = torch.empty(len(i) + 1, *initial_cell.shape, dtype=u.dtype, device=u.device)
     cells[0] = initial_cell
+    proposed = cells[1:] if zoneout is None else torch.empty_like(cells[1:])
     for time in range(len(i)):
-        torch.addcmul(write[time], f[time], cells[time], out=cells[time + 1])
-    squashed = cells[1:].tanh()
+        torch.addcmul(write[time], f[time], cells[time], out=proposed[time])
+        if zoneout is not None:
+            torch.lerp(proposed[time], cells[time], zoneout.cell[time], out=cells[time + 1])
+    squashed = proposed.tanh()
     local = torch.stack(
         [
             g * i * (1 - i),
@@ -104,7 +152,13 @@ def _linearize_lstm(activations: Tensor, initial_cell: Tensor, u: Tensor) -> Lin
         ],
         dim=2,
     )
-    return Linearization(o * squashed, u, local, f, o * (1 - squashed.square()))
+    hidden, through = o * squashed, o * (1 - squashed.square())
+    if zoneout is not None:
+        changed = 1 - zoneout.hidden
+        hidden = zoneout.hidden * previous_hidden + changed * hidden
+        through = changed * through
+        local[:, :, 3] *= changed
+    return Linearization(hidden, u, local, f, through, zoneout)
 
 
 def _linearize_gru(
@@ -147,14 +201,17 @@ def backpropagate(
         cell = None
     else:
         cell = torch.zeros_like(hidden) if cell is None else cell.clone()
-    gates = linearization.local.size(2)
+    gates, zoneout = linearization.local.size(2), linearization.zoneout
     activations = hidden.new_empty(losses, batch, gates, size)
     for now in reversed(range(time)):
         before = now - 1
         local, dh = linearization.local[now], hidden[now]
         if linearization.cell_to_hidden is not None:
             assert cell is not None
-            dc = cell[now].addcmul_(linearization.cell_to_hidden[now], dh)
+            if zoneout is None:
+                dc = cell[now].addcmul_(linearization.cell_to_hidden[now], dh)
+            else:
+                dc = (1 - zoneout.cell[now]) * cell[now] + linearization.cell_to_hidden[now] * dh
             torch.mul(local[:, :3], dc.unsqueeze(2), out=activations[:, :, :3])
             torch.mul(local[:, 3], dh, out=activations[:, :, 3])
         else:
@@ -164,6 +221,9 @@ def backpropagate(
         if linearization.keep is not None:
             carried, state = (hidden, dh) if cell is None else (cell, dc)
             carried[before].addcmul_(linearization.keep[now], state)
+            if zoneout is not None and cell is not None:
+                cell[before].addcmul_(zoneout.cell[now], cell[now])
+                hidden[before].addcmul_(zoneout.hidden[now], dh)
         hidden[before].view(losses * batch, size).addmm_(
             activations.view(losses * batch, gates * size), u
         )
@@ -181,6 +241,8 @@ def carried_cell(linearization: Linearization, cell: Tensor, direct: Tensor) -> 
         direct ones that went in.
     """
     assert linearization.keep is not None
+    if linearization.zoneout is not None:  # nothing of it passes h_t
+        return cell
     carried = direct.clone()
     carried[:-1].addcmul_(linearization.keep[1:], cell[1:])
     return carried

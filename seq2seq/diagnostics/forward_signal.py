@@ -69,7 +69,8 @@ def forward_signal(
     steps = torch.arange(len(scan.outputs), device=lengths.device)
     real = steps.unsqueeze(1) < lengths  # [time, rows]
     gates = gate_values(layer, scan)
-    cells = None if scan.initial_cell is None else cell_states(gates, scan.initial_cell)
+    kept = None if scan.zoneout is None else scan.zoneout.cell
+    cells = None if scan.initial_cell is None else cell_states(gates, scan.initial_cell, kept)
     keep = next((gates[gate] for gate in KEEP_GATES if gate in gates), None)
     horizons = (math.nan,) * 4 if keep is None else _keep_horizons(keep[real])
     drive = scan.inputs[real] @ layer.rnn.get_parameter("weight_ih_l0").to(scan.inputs).T
@@ -108,11 +109,16 @@ def gate_values(layer: RecurrentLayer, scan: RecordedScan) -> dict[str, Tensor]:
     return values
 
 
-def cell_states(gates: Mapping[str, Tensor], initial: Tensor) -> Tensor:
-    """``c_t = f * c_{t-1} + i * g`` at every timestep, ``[time, rows, hidden]``."""
+def cell_states(gates: Mapping[str, Tensor], initial: Tensor, kept: Tensor | None = None) -> Tensor:
+    """``c_t = f * c_{t-1} + i * g`` at every timestep, under zoneout mixed with ``c_{t-1}``.
+
+    Shape:
+        kept: the cell's zoneout; it and the result ``[time, rows, hidden]``.
+    """
     cells, cell = [], initial
-    for forget, write in zip(gates["f"], gates["i"] * gates["g"], strict=True):
-        cell = torch.addcmul(write, forget, cell)
+    for time, (forget, write) in enumerate(zip(gates["f"], gates["i"] * gates["g"], strict=True)):
+        proposed = torch.addcmul(write, forget, cell)
+        cell = proposed if kept is None else torch.lerp(proposed, cell, kept[time])
         cells.append(cell)
     return torch.stack(cells)
 

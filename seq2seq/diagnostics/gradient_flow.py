@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from seq2seq.diagnostics.adjoint import Linearization, backpropagate, carried_cell, linearize
+from seq2seq.diagnostics.adjoint import (
+    Linearization,
+    Zoneout,
+    backpropagate,
+    carried_cell,
+    linearize,
+)
 from seq2seq.models.recurrent import (
     RecurrentLayer,
     RecurrentNoise,
@@ -125,7 +131,7 @@ class GradientRecorder:
                 cell=None if state is None or state.cell is None else self._keep(state.cell[0]),
                 outputs=self._keep(result.output),
                 precision=_precision(result.output),
-                noise=noise,
+                noise=None if noise is None else self._keep_noise(noise),
             )
             calls.append(call)
             cell = result.state.cell
@@ -141,6 +147,14 @@ class GradientRecorder:
 
     def _keep(self, tensor: Tensor) -> Tensor:
         return tensor.detach().index_select(0, self._rows.to(tensor.device))
+
+    def _keep_noise(self, noise: RecurrentNoise) -> RecurrentNoise:
+        hidden, cell = noise.keep_hidden, noise.keep_cell
+        return RecurrentNoise(
+            noise.recurrent_mask,
+            None if hidden is None else self._keep(hidden),
+            None if cell is None else self._keep(cell),
+        )
 
     def _watch(self, tensor: Tensor, call: Call, name: str) -> Tensor:
         def keep_gradient(gradient: Tensor) -> None:
@@ -235,7 +249,12 @@ def layer_flow(
     if not (scan.hidden_gradient.isfinite().all() and scan.cell_gradient.isfinite().all()):
         raise FloatingPointError("a gradient that reached a recurrent layer is not finite")
     linearization = linearize(
-        layer, scan.inputs, scan.previous_hidden, scan.initial_cell, scan.recurrent_mask
+        layer,
+        scan.inputs,
+        scan.previous_hidden,
+        scan.initial_cell,
+        scan.recurrent_mask,
+        scan.zoneout,
     )
     _check_recomputation(linearization.hidden * scan.real, scan.outputs, calls[0])
 
@@ -260,7 +279,9 @@ def layer_flow(
         total_cell = None if carried_cells is None else carried_cells[:, 1]
     else:
         total_hidden, total_cell = scan.hidden_gradient, None
-        if linearization.cell_to_hidden is not None:
+        if linearization.zoneout is not None:
+            total_cell = scan.cell_gradient
+        elif linearization.cell_to_hidden is not None:
             # What arrived at c_t came by the step after; the way through h_t is still to be added.
             total_cell = scan.cell_gradient + linearization.cell_to_hidden * scan.hidden_gradient
     return LayerFlow(total_hidden, total_cell, transport, lengths, scan, linearization)
@@ -277,7 +298,8 @@ class RecordedScan:
         inputs: ``[time, rows, input]``; outputs, previous_hidden, and both gradients:
         ``[time, rows, hidden]``; initial_cell: ``[rows, hidden]``, None without a cell state;
         lengths: int64 ``[rows]``; real: bool ``[time, rows, 1]``; recurrent_mask:
-        ``[gates * hidden, hidden]``, the share of the recurrent weights that was used, or None.
+        ``[gates * hidden, hidden]``, the share of the recurrent weights that was used, or None;
+        zoneout: ``[time, rows, hidden]`` of a layer that has it.
     """
 
     inputs: Tensor
@@ -290,6 +312,7 @@ class RecordedScan:
     real: Tensor
     stepwise: bool
     recurrent_mask: Tensor | None = None
+    zoneout: Zoneout | None = None
 
 
 def recorded_scan(layer: RecurrentLayer, calls: Sequence[Call], scale: float = 1.0) -> RecordedScan:
@@ -350,6 +373,25 @@ def recorded_scan(layer: RecurrentLayer, calls: Sequence[Call], scale: float = 1
         real=real.T.unsqueeze(2),
         stepwise=stepwise,
         recurrent_mask=None if mask is None else _exact(mask),
+        zoneout=_zoneout(layer, calls, outputs),
+    )
+
+
+def _zoneout(layer: RecurrentLayer, calls: Sequence[Call], like: Tensor) -> Zoneout | None:
+    """The masks that were drawn, in the order of the scan; the shares where none were."""
+    if not layer.zones_out:
+        return None
+
+    def joined(masks: list[Tensor | None], share: float) -> Tensor:
+        drawn = [mask for mask in masks if mask is not None]
+        if not drawn:
+            return torch.full_like(like, share)
+        return _exact(torch.cat(drawn, dim=1)).transpose(0, 1).contiguous()
+
+    noises = [RecurrentNoise() if call.noise is None else call.noise for call in calls]
+    return Zoneout(
+        joined([noise.keep_hidden for noise in noises], layer.zoneout_hidden),
+        joined([noise.keep_cell for noise in noises], layer.zoneout_cell),
     )
 
 

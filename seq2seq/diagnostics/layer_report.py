@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seq2seq.diagnostics.adjoint import linearize
+from seq2seq.diagnostics.adjoint import Zoneout, linearize
 from seq2seq.diagnostics.forward_signal import ForwardSignal, forward_signal
 from seq2seq.diagnostics.gradient_flow import (
     GradientRecorder,
@@ -209,6 +209,7 @@ def _exponents(layer: RecurrentLayer, scan: RecordedScan, lengths: Tensor) -> tu
         scan.previous_hidden[:time, longest],
         None if scan.initial_cell is None else scan.initial_cell[longest],
         scan.recurrent_mask,
+        None if scan.zoneout is None else Zoneout(*(kept[:time, longest] for kept in scan.zoneout)),
     )
     count = min(layer.hidden_size, most)
     mean = lyapunov_exponents(linearization, count=count, orthonormal_every=4).mean(0)

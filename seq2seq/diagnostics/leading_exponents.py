@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from seq2seq.diagnostics.adjoint import Linearization
+from seq2seq.diagnostics.adjoint import Linearization, Zoneout
 from seq2seq.diagnostics.gradient_flow import LayerFlow
 from seq2seq.diagnostics.lyapunov import lyapunov_exponents, memory_dimension
 
@@ -46,6 +46,7 @@ def leading_exponents(flow: LayerFlow, *, count: int) -> LeadingExponents:
         local=whole.local[here],
         keep=None if whole.keep is None else whole.keep[here],
         cell_to_hidden=None if whole.cell_to_hidden is None else whole.cell_to_hidden[here],
+        zoneout=None if whole.zoneout is None else Zoneout(*(one[here] for one in whole.zoneout)),
     )
     count = min(count, flow.transport.size(2))
     exponents = lyapunov_exponents(linearization, count=count, orthonormal_every=_ORTHONORMAL_EVERY)

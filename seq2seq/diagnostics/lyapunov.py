@@ -30,6 +30,9 @@ def carry_forward(linearization: Linearization, now: int, change: Tensor) -> Ten
         GRU   dh_t = z * dh_{t-1} + local_r * d_r + local_z * d_z + local_n * d_n
         RNN   dh_t = local * d
 
+    Under zoneout the LSTM's ``dc_t`` is that of the proposed cell state, of which ``1 - e`` goes on
+    beside ``e * dc_{t-1}``, and ``d * dh_{t-1}`` is added to ``dh_t``.
+
     Shape:
         change: ``[batch, state, directions]``, and so is the result.
     """
@@ -42,7 +45,12 @@ def carry_forward(linearization: Linearization, now: int, change: Tensor) -> Ten
     if out is None:
         return parts.sum(1) + keep * change
     cell = parts[:, :3].sum(1) + keep * change[:, size:]
-    return torch.cat([out * cell + parts[:, 3], cell], dim=1)
+    hidden = out * cell + parts[:, 3]
+    if linearization.zoneout is not None:
+        kept_hidden, kept_cell = (kept[now].unsqueeze(2) for kept in linearization.zoneout)
+        hidden = hidden + kept_hidden * change[:, :size]
+        cell = (1 - kept_cell) * cell + kept_cell * change[:, size:]
+    return torch.cat([hidden, cell], dim=1)
 
 
 def carry_back(linearization: Linearization, now: int, derivative: Tensor) -> Tensor:
@@ -59,13 +67,20 @@ def carry_back(linearization: Linearization, now: int, derivative: Tensor) -> Te
     else:
         assert keep is not None
         hidden = derivative[:, :size]
-        cell = derivative[:, size:] + out * hidden
+        cell = derivative[:, size:]
+        if linearization.zoneout is not None:
+            cell = (1 - linearization.zoneout.cell[now].unsqueeze(2)) * cell
+        cell = cell + out * hidden
         to_cell = local[:, :3] * cell.unsqueeze(1)
         activations = torch.cat([to_cell, (local[:, 3] * hidden).unsqueeze(1)], dim=1)
         kept = keep * cell
     carried = linearization.recurrent_weight.mT @ activations.flatten(1, 2)
     if kept is None:
         return carried
+    if linearization.zoneout is not None:
+        kept_hidden, kept_cell = (kept[now].unsqueeze(2) for kept in linearization.zoneout)
+        carried = carried + kept_hidden * derivative[:, :size]
+        kept = kept + kept_cell * derivative[:, size:]
     return carried + kept if out is None else torch.cat([carried, kept], dim=1)
 
 

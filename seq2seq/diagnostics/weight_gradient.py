@@ -79,5 +79,5 @@ def activation_gradients(
     local = linearization.local
     if cell is None:
         return local * hidden.unsqueeze(2)
-    to_cell = local[:, :, :3] * cell.unsqueeze(2)
+    to_cell = local[:, :, :3] * linearization.to_gates(hidden, cell).unsqueeze(2)
     return torch.cat([to_cell, local[:, :, 3:] * hidden.unsqueeze(2)], dim=2)

@@ -125,7 +125,8 @@ class Decoder(nn.Module):
         layer_dropout: share of units dropped between layers (not after the last).
         output_dropout: share of features dropped before the output layer.
         word_dropout: share of words dropped, see :class:`~seq2seq.models.dropout.WordDropout`.
-        weight_dropout: see :class:`~seq2seq.models.recurrent.RecurrentLayer`.
+        weight_dropout, zoneout_hidden, zoneout_cell: see
+            :class:`~seq2seq.models.recurrent.RecurrentLayer`.
         variational_dropout: draw embedding, layer and output dropout once a sequence, see
             :class:`~seq2seq.models.dropout.SequenceDropout`, and word dropout by type.
         tie_embeddings: the output layer uses the embedding's weights (Press and Wolf 2017).
@@ -153,6 +154,8 @@ class Decoder(nn.Module):
         output_dropout: float = 0.0,
         word_dropout: float = 0.0,
         weight_dropout: float = 0.0,
+        zoneout_hidden: float = 0.0,
+        zoneout_cell: float = 0.0,
         variational_dropout: bool = False,
         tie_embeddings: bool = False,
     ) -> None:
@@ -196,6 +199,8 @@ class Decoder(nn.Module):
                 input_size=hidden_size if index else embedding_size + fed_size,
                 hidden_size=hidden_size,
                 weight_dropout=weight_dropout,
+                zoneout_hidden=zoneout_hidden,
+                zoneout_cell=zoneout_cell,
             )
             for index in range(layers)
         )
@@ -312,8 +317,10 @@ class Decoder(nn.Module):
         for index, (layer, connection, state) in enumerate(
             zip(self.layers, self.connections, states, strict=True)
         ):
+            assert isinstance(layer, RecurrentLayer)
             below = _drop(self.layer_dropout, x, noise.layers.get(index)) if index else x
-            output, final = layer(below, None, state, noise.recurrent.get(index))
+            disturbed = layer.draw_steps(below, noise.recurrent.get(index))
+            output, final = layer(below, None, state, disturbed)
             x = connection(x, output)
             after.append(final)
         return x, after

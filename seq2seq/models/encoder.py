@@ -12,6 +12,7 @@ from seq2seq.models.connection import connections
 from seq2seq.models.dropout import SequenceDropout, WordDropout
 from seq2seq.models.recurrent import (
     RecurrentLayer,
+    RecurrentOutput,
     RecurrentState,
     reverse_by_length,
     stack_states,
@@ -49,6 +50,8 @@ class EncoderLayer(nn.Module):
         hidden_size: int,
         bidirectional: bool,
         weight_dropout: float = 0.0,
+        zoneout_hidden: float = 0.0,
+        zoneout_cell: float = 0.0,
     ) -> None:
         super().__init__()
         self.forward_layer = RecurrentLayer(
@@ -56,6 +59,8 @@ class EncoderLayer(nn.Module):
             input_size=input_size,
             hidden_size=hidden_size,
             weight_dropout=weight_dropout,
+            zoneout_hidden=zoneout_hidden,
+            zoneout_cell=zoneout_cell,
         )
         self.backward_layer: RecurrentLayer | None = None
         if bidirectional:
@@ -65,17 +70,23 @@ class EncoderLayer(nn.Module):
                 hidden_size=hidden_size,
                 reverse=True,
                 weight_dropout=weight_dropout,
+                zoneout_hidden=zoneout_hidden,
+                zoneout_cell=zoneout_cell,
             )
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, list[RecurrentState]]:
         """Outputs ``[batch, time, directions * hidden]`` and one final state per direction."""
-        output, state = self.forward_layer(x, lengths, noise=self.forward_layer.draw_noise())
+        output, state = self._scan(self.forward_layer, x, lengths)
         if self.backward_layer is None:
             return output, [state]
-        backward_output, backward_state = self.backward_layer(
-            x, lengths, noise=self.backward_layer.draw_noise()
-        )
+        backward_output, backward_state = self._scan(self.backward_layer, x, lengths)
         return torch.cat([output, backward_output], dim=2), [state, backward_state]
+
+    @staticmethod
+    def _scan(layer: RecurrentLayer, x: Tensor, lengths: Tensor) -> RecurrentOutput:
+        noise = layer.draw_steps(x, layer.draw_noise())
+        output: RecurrentOutput = layer(x, lengths, noise=noise)
+        return output
 
 
 class Encoder(nn.Module):
@@ -97,7 +108,8 @@ class Encoder(nn.Module):
         embedding_dropout: share of embedding units dropped.
         layer_dropout: share of units dropped between layers (not after the last).
         word_dropout: share of words dropped, see :class:`~seq2seq.models.dropout.WordDropout`.
-        weight_dropout: see :class:`~seq2seq.models.recurrent.RecurrentLayer`.
+        weight_dropout, zoneout_hidden, zoneout_cell: see
+            :class:`~seq2seq.models.recurrent.RecurrentLayer`.
         variational_dropout: draw embedding and layer dropout once a sequence, see
             :class:`~seq2seq.models.dropout.SequenceDropout`, and word dropout by type.
         reverse_source: read the source tokens last to first, the end symbol staying at the end
@@ -124,6 +136,8 @@ class Encoder(nn.Module):
         layer_dropout: float = 0.0,
         word_dropout: float = 0.0,
         weight_dropout: float = 0.0,
+        zoneout_hidden: float = 0.0,
+        zoneout_cell: float = 0.0,
         variational_dropout: bool = False,
         reverse_source: bool = False,
     ) -> None:
@@ -160,6 +174,8 @@ class Encoder(nn.Module):
                 hidden_size=hidden_size,
                 bidirectional=directions == 2,
                 weight_dropout=weight_dropout,
+                zoneout_hidden=zoneout_hidden,
+                zoneout_cell=zoneout_cell,
             )
             for below, directions in zip([embedding_size, *widths], self.directions, strict=False)
         )

@@ -124,6 +124,8 @@ def encoder_decoder(
     output_dropout: float = 0.0,
     word_dropout: float = 0.0,
     weight_dropout: float = 0.0,
+    zoneout_hidden: float = 0.0,
+    zoneout_cell: float = 0.0,
     variational_dropout: bool = False,
     tie_embeddings: bool = False,
     reverse_source: bool = False,
@@ -154,8 +156,10 @@ def encoder_decoder(
         output_dropout: share of features dropped before the output layer.
         word_dropout: share of words whose embedding is dropped, on both sides.
         weight_dropout: share of hidden-to-hidden weights dropped, in every recurrent layer.
-        variational_dropout: draw all but the last of these once a sequence instead of once a
-            timestep; of the last it is always true.
+        zoneout_hidden, zoneout_cell: share of hidden and of cell units that stay what they were,
+            in every recurrent layer.
+        variational_dropout: draw embedding, layer, output and word dropout once a sequence instead
+            of once a timestep.
         tie_embeddings: the output layer uses the target embedding's weights.
         reverse_source: read the source last to first.
 
@@ -180,6 +184,8 @@ def encoder_decoder(
         "output_dropout": output_dropout,
         "word_dropout": word_dropout,
         "weight_dropout": weight_dropout,
+        "zoneout_hidden": zoneout_hidden,
+        "zoneout_cell": zoneout_cell,
     }
     for name, share in shares.items():
         if not 0 <= share < 1:
@@ -213,6 +219,8 @@ def encoder_decoder(
         layer_dropout=layer_dropout,
         word_dropout=word_dropout,
         weight_dropout=weight_dropout,
+        zoneout_hidden=zoneout_hidden,
+        zoneout_cell=zoneout_cell,
         variational_dropout=variational_dropout,
         reverse_source=reverse_source,
     )
@@ -258,6 +266,8 @@ def encoder_decoder(
         output_dropout=output_dropout,
         word_dropout=word_dropout,
         weight_dropout=weight_dropout,
+        zoneout_hidden=zoneout_hidden,
+        zoneout_cell=zoneout_cell,
         variational_dropout=variational_dropout,
         tie_embeddings=tie_embeddings,
     )

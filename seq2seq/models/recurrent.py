@@ -57,13 +57,18 @@ def stack_states(states: Sequence[RecurrentState]) -> RecurrentState:
 
 
 class RecurrentNoise(NamedTuple):
-    """What is drawn at random for one sequence, and stays the same at all of its timesteps.
+    """What is drawn at random for a pass through a layer.
 
     Shape:
-        recurrent_mask: ``[gates * hidden, hidden]``, multiplies the hidden-to-hidden weights.
+        recurrent_mask: ``[gates * hidden, hidden]``, multiplies the hidden-to-hidden weights at all
+            timesteps of a sequence.
+        keep_hidden, keep_cell: ``[batch, time, hidden]`` in the order of the scan, 1 where the
+            state stays what it was.
     """
 
     recurrent_mask: Tensor | None = None
+    keep_hidden: Tensor | None = None
+    keep_cell: Tensor | None = None
 
 
 class RecurrentOutput(NamedTuple):
@@ -123,9 +128,19 @@ class RecurrentLayer(nn.Module):
             DropConnect within the recurrence, the same weights at every timestep, which stays fused
             (Merity, Keskar and Socher 2018, "Regularizing and optimizing LSTM language models",
             section 2).
+        zoneout_hidden, zoneout_cell: share of the units of ``h`` and of the LSTM's ``c`` that stay
+            what they were, drawn at every timestep (Krueger et al. 2017, "Zoneout: regularizing
+            RNNs by randomly preserving hidden activations", section 3)::
+
+                c_t = e * c_{t-1} + (1 - e) * c~_t      h_t = d * h_{t-1} + (1 - d) * h~_t
+
+            with what the cell proposes, ``c~_t`` and ``h~_t``, of which the LSTM's is
+            ``o * tanh(c~_t)``. Without draws, as in evaluation, both masks are the shares. It walks
+            step by step.
 
     Raises:
-        ValueError: if ``cell`` is not one of :data:`CELLS`.
+        ValueError: if ``cell`` is not one of :data:`CELLS`, or for ``zoneout_cell`` without a cell
+            state.
     """
 
     def __init__(
@@ -136,6 +151,8 @@ class RecurrentLayer(nn.Module):
         hidden_size: int,
         reverse: bool = False,
         weight_dropout: float = 0.0,
+        zoneout_hidden: float = 0.0,
+        zoneout_cell: float = 0.0,
     ) -> None:
         super().__init__()
         self.cell = cell
@@ -143,6 +160,13 @@ class RecurrentLayer(nn.Module):
         self.hidden_size = hidden_size
         self.reverse = reverse
         self.weight_dropout = weight_dropout
+        self.zoneout_hidden = zoneout_hidden
+        self.zoneout_cell = zoneout_cell
+        if zoneout_cell and cell != "lstm":
+            raise ValueError(
+                f"zoneout_cell is {zoneout_cell}, but cell={cell} has no cell state: set it to 0, "
+                "or use zoneout_hidden"
+            )
         self.rnn: nn.LSTM | nn.GRU | nn.RNN
         match cell:
             case "lstm":
@@ -157,11 +181,30 @@ class RecurrentLayer(nn.Module):
                 raise ValueError(f"cell is {cell!r}, but it must be one of {', '.join(CELLS)}")
 
     def draw_noise(self) -> RecurrentNoise | None:
-        """What a pass in training is disturbed with; None in evaluation, and if nothing is."""
+        """What is drawn once a sequence in training; None in evaluation, and if nothing is."""
         if not self.training or not self.weight_dropout:
             return None
         weight = self.rnn.get_parameter("weight_hh_l0")
         return RecurrentNoise(draw_mask(weight, tuple(weight.shape), self.weight_dropout))
+
+    def draw_steps(self, x: Tensor, noise: RecurrentNoise | None) -> RecurrentNoise | None:
+        """Add to ``noise`` what is drawn at every timestep of the input ``x`` in training."""
+        if not self.training or not self.zones_out:
+            return noise
+        shape = (x.size(0), x.size(1), self.hidden_size)
+        exact = torch.promote_types(x.dtype, torch.float32)
+
+        def drawn(share: float) -> Tensor:
+            return torch.empty(shape, dtype=exact, device=x.device).bernoulli_(share)
+
+        cell = drawn(self.zoneout_cell) if self.cell == "lstm" else None
+        mask = None if noise is None else noise.recurrent_mask
+        return RecurrentNoise(mask, drawn(self.zoneout_hidden), cell)
+
+    @property
+    def zones_out(self) -> bool:
+        """Whether units of the state may stay what they were."""
+        return self.zoneout_hidden > 0 or self.zoneout_cell > 0
 
     def forward(
         self,
@@ -177,12 +220,15 @@ class RecurrentLayer(nn.Module):
             lengths: number of real timesteps of each sequence; None if all are real, or if what
                 follows the real ones doesn't matter (a teacher-forced decoder).
             state: state before the first timestep; zeros by default.
-            noise: from :meth:`draw_noise`, the same for every timestep of a sequence; drawn by the
-                caller, so that this call depends on its arguments alone.
+            noise: from :meth:`draw_noise`, the same for every timestep of a sequence, and
+                :meth:`draw_steps`; drawn by the caller, so that this call depends on its arguments
+                alone.
 
         Shape:
             x: ``[batch, time, input]``, padded at the end; lengths: int64 ``[batch]``.
         """
+        if self.zones_out:
+            return self._walk(x, lengths, state, noise)
         if x.size(1) == 1:
             return self._step(x, state, noise)
         if lengths is None:
@@ -202,6 +248,47 @@ class RecurrentLayer(nn.Module):
         if self.reverse:
             output = reverse_by_length(output, lengths)
         return RecurrentOutput(output, final)
+
+    def _walk(
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        state: RecurrentState | None,
+        noise: RecurrentNoise | None,
+    ) -> RecurrentOutput:
+        """Step by step, as some units of the state stay what they were."""
+        batch, time, _ = x.shape
+        if lengths is None:
+            lengths = torch.full((batch,), time, device=x.device)
+        lengths = lengths.to(x.device)
+        if self.reverse:
+            x = reverse_by_length(x, lengths)
+        if state is None:
+            zeros = x.new_zeros(1, batch, self.hidden_size)
+            state = RecurrentState(zeros, zeros if self.cell == "lstm" else None)
+        noise = noise or RecurrentNoise()
+        outputs = []
+        for now in range(time):
+            proposed = self._step(x[:, now : now + 1], state, noise).state
+            keep = None if noise.keep_hidden is None else noise.keep_hidden[:, now]
+            hidden = _kept(proposed.hidden, state.hidden, keep, self.zoneout_hidden)
+            cell = None
+            if proposed.cell is not None and state.cell is not None:
+                keep = None if noise.keep_cell is None else noise.keep_cell[:, now]
+                cell = _kept(proposed.cell, state.cell, keep, self.zoneout_cell)
+            if time > 1:
+                # Held at its end, nothing can overflow in the padding.
+                real = (now < lengths).unsqueeze(1)
+                hidden = torch.where(real, hidden, state.hidden)
+                if cell is not None and state.cell is not None:
+                    cell = torch.where(real, cell, state.cell)
+            state = RecurrentState(hidden, cell)
+            outputs.append(hidden.transpose(0, 1))
+        # Of a single step a view of the state, so that the gradient of the state is the total one.
+        output = torch.cat(outputs, dim=1) if time > 1 else outputs[0]
+        if self.reverse:
+            output = reverse_by_length(output, lengths)
+        return RecurrentOutput(output, state)
 
     def _weights(self, noise: RecurrentNoise | None) -> list[Tensor]:
         """Input-hidden, hidden-hidden, and their biases."""
@@ -289,3 +376,9 @@ class RecurrentLayer(nn.Module):
     def extra_repr(self) -> str:
         """What `print(layer)` adds to the wrapped module."""
         return "reverse=True" if self.reverse else ""
+
+
+def _kept(proposed: Tensor, before: Tensor, keep: Tensor | None, share: float) -> Tensor:
+    if keep is None:
+        return share * before.to(proposed.dtype) + (1 - share) * proposed
+    return torch.where(keep > 0, before.to(proposed.dtype), proposed)

@@ -22,7 +22,7 @@ from seq2seq.diagnostics.gradient_flow import (
 from seq2seq.diagnostics.gradient_profile import log_slope, root_mean_square
 from seq2seq.diagnostics.weight_gradient import recurrent_gradient_by_third
 from seq2seq.models.encoder_decoder import EncoderDecoder, encoder_decoder
-from seq2seq.models.recurrent import CELLS, RecurrentLayer, reverse_by_length
+from seq2seq.models.recurrent import CELLS, RecurrentLayer, RecurrentNoise, reverse_by_length
 
 VOCABULARY = 11
 SOURCE_LENGTHS = torch.tensor([5, 9, 3, 1, 7, 9])
@@ -318,6 +318,71 @@ def test_dropped_recurrent_weights_give_the_flow_of_a_network_that_has_only_the_
         assert signal == pytest.approx(forward_signal(layer, expected.scan).hidden_rms)
         whole = recurrent_gradient_by_third(found).sum(0) / make_pairs().tokens
         torch.testing.assert_close(whole, layer.rnn.weight_hh_l0.grad, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("training", [False, True])
+def test_zoneout_gives_the_same_flow_carried_back_here_and_by_autograd_step_by_step(
+    cell: str, training: bool
+) -> None:
+    torch.manual_seed(0)
+    share = 0.4 if cell == "lstm" else 0.0
+    layer = RecurrentLayer(
+        cell=cell, input_size=3, hidden_size=4, zoneout_hidden=0.3, zoneout_cell=share
+    ).double()
+    layer.train(training)
+    x = torch.randn(5, 7, 3, dtype=torch.float64)
+    weights = torch.randn(5, 7, 4, dtype=torch.float64)
+    noise = layer.draw_steps(x, None)
+    assert (noise is not None) == training
+    rows = torch.tensor([0, 2, 4])
+    with GradientRecorder({"layer": layer}, rows=rows) as fused:
+        output, state = layer(x, noise=noise)
+    finals = [tensor for tensor in state if tensor is not None]
+    (output * weights).sum().add(sum(one.square().sum() for one in finals)).backward()
+    gradient = layer.rnn.weight_hh_l0.grad.clone()
+    layer.zero_grad()
+    with GradientRecorder({"layer": layer}, rows=rows) as stepwise:
+        outputs, state = [], None
+        for time in range(7):
+            now = None
+            if noise is not None:
+                now = RecurrentNoise(
+                    None, *(None if one is None else one[:, time : time + 1] for one in noise[1:])
+                )
+            output, state = layer(x[:, time : time + 1], None, state, now)
+            outputs.append(output)
+    finals = [tensor for tensor in state if tensor is not None]
+    loss = (torch.cat(outputs, 1) * weights).sum() + sum(one.square().sum() for one in finals)
+    loss.backward()
+    torch.testing.assert_close(layer.rnn.weight_hh_l0.grad, gradient, rtol=1e-10, atol=1e-12)
+    first = layer_flow(layer, fused.calls["layer"])
+    second = layer_flow(layer, stepwise.calls["layer"])
+    for name in ("hidden", "transport", *(["cell"] if cell == "lstm" else [])):
+        value, reference = getattr(first, name), getattr(second, name)
+        torch.testing.assert_close(value, reference, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        recurrent_gradient_by_third(first), recurrent_gradient_by_third(second)
+    )
+    signal = forward_signal(layer, first.scan)
+    rms = output[rows].square().mean().sqrt()
+    assert signal.hidden_rms[-1] == pytest.approx(float(rms), rel=1e-10)
+    if cell == "lstm":
+        rms = finals[1][0, rows].square().mean().sqrt()
+        assert signal.cell_rms[-1] == pytest.approx(float(rms), rel=1e-10)
+
+
+def test_zoneout_of_a_whole_network_is_followed_in_training() -> None:
+    model = make_model(encoder_layers=2, input_feeding=True, zoneout_hidden=0.3, zoneout_cell=0.3)
+    pairs, rows = make_pairs(), torch.arange(len(SOURCE_LENGTHS))
+    with GradientRecorder(model.recurrent_layers(), rows=rows) as record:
+        loss = summed_loss(model, pairs)
+    loss.backward()
+    for name, layer in model.recurrent_layers().items():
+        lengths = TARGET_LENGTHS if name.startswith("decoder") else SOURCE_LENGTHS
+        flow = layer_flow(layer, record.calls[name], lengths=lengths)
+        gradient = recurrent_gradient_by_third(flow).sum(0)
+        torch.testing.assert_close(gradient, layer.rnn.weight_hh_l0.grad, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("connection", ["residual", "highway"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seq2seq.diagnostics.adjoint import Linearization, linearize
+from seq2seq.diagnostics.adjoint import Linearization, Zoneout, linearize
 from seq2seq.diagnostics.lyapunov import (
     carry_back,
     carry_forward,
@@ -34,7 +34,7 @@ def cell_step(layer: RecurrentLayer, x: Tensor, state: Tensor) -> Tensor:
     return after[0]
 
 
-def trajectory(cell: str) -> tuple[Linearization, Tensor]:
+def trajectory(cell: str, *, zoneout: bool = False) -> tuple[Linearization, Tensor]:
     """A linearised scan of random input, and its Jacobians by automatic differentiation."""
     torch.manual_seed(5)
     layer = RecurrentLayer(cell=cell, input_size=INPUT, hidden_size=HIDDEN).double()
@@ -44,23 +44,32 @@ def trajectory(cell: str) -> tuple[Linearization, Tensor]:
     x = torch.randn(TIME, BATCH, INPUT, dtype=torch.float64)
     state = torch.rand(BATCH, HIDDEN * (1 + (cell == "lstm")), dtype=torch.float64)
     initial_cell = state[:, HIDDEN:] if cell == "lstm" else None
+    kept = torch.rand(TIME, *state.shape, dtype=torch.float64) * zoneout
     before, jacobians = [], []
+
+    def step(x: Tensor, state: Tensor, kept: Tensor) -> Tensor:
+        return kept * state + (1 - kept) * cell_step(layer, x, state)
+
     for now in range(TIME):
         before.append(state[:, :HIDDEN])
         rows = [
-            torch.func.jacrev(lambda s, one=one: cell_step(layer, one, s))(s)
-            for one, s in zip(x[now], state, strict=True)
+            torch.func.jacrev(lambda s, one=one, keep=keep: step(one, s, keep))(s)
+            for one, s, keep in zip(x[now], state, kept[now], strict=True)
         ]
         jacobians.append(torch.stack(rows).detach())
-        steps = zip(x[now], state, strict=True)
-        state = torch.stack([cell_step(layer, one, s) for one, s in steps]).detach()
-    linearization = linearize(layer, x, torch.stack(before), initial_cell)
+        steps = zip(x[now], state, kept[now], strict=True)
+        state = torch.stack([step(*each) for each in steps]).detach()
+    masks = Zoneout(kept[..., :HIDDEN], kept[..., HIDDEN:]) if zoneout else None
+    linearization = linearize(layer, x, torch.stack(before), initial_cell, zoneout=masks)
     return linearization, torch.stack(jacobians)
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_both_ways_through_a_step_are_the_jacobian_of_automatic_differentiation(cell: str) -> None:
-    linearization, jacobians = trajectory(cell)
+@pytest.mark.parametrize("zoneout", [False, True])
+def test_both_ways_through_a_step_are_the_jacobian_of_automatic_differentiation(
+    cell: str, zoneout: bool
+) -> None:
+    linearization, jacobians = trajectory(cell, zoneout=zoneout)
     identity = torch.eye(jacobians.size(-1), dtype=torch.float64).expand(BATCH, -1, -1)
     for now, expected in enumerate(jacobians):
         forward = carry_forward(linearization, now, identity)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from seq2seq.models.recurrent import (
     CELLS,
     RecurrentLayer,
+    RecurrentNoise,
     RecurrentState,
     reverse_by_length,
     stack_states,
@@ -126,6 +127,63 @@ def test_weight_dropout_is_the_layer_with_other_weights_fused_and_step_by_step(
         outputs.append(output)
     walked = torch.cat(outputs[::-1] if reverse else outputs, dim=1)
     assert_close(walked, layer(x, None, first, noise).output, 1e-10)
+
+
+@every_cell
+@both_directions
+@pytest.mark.parametrize("training", [False, True])
+def test_zoneout_mixes_what_pytorchs_cell_proposes_with_the_state_before(
+    cell: str, reverse: bool, training: bool
+) -> None:
+    layer, x, state = make_case(cell, reverse)
+    plain, _, _ = make_case(cell, reverse)
+    layer.zoneout_hidden, layer.zoneout_cell = 0.3, 0.4 if cell == "lstm" else 0.0
+    noise = layer.train(training).draw_steps(x, None)
+    output, final = layer(x, LENGTHS, state, noise)
+    for row, length in enumerate(LENGTHS.tolist()):
+        order = range(length - 1, -1, -1) if reverse else range(length)
+        now = [tensor[:, row : row + 1] for tensor in tensors(state)]
+        for time, position in enumerate(order):
+            step = x[row : row + 1, position : position + 1]
+            proposed = tensors(plain(step, None, RecurrentState(*now)).state)
+            kept = [0.3, 0.4]
+            if training:
+                assert noise is not None
+                kept = [one[row, time] for one in tensors(noise._replace(recurrent_mask=None))]
+            pairs = zip(kept, now, proposed, strict=False)
+            now = [keep * old + (1 - keep) * new for keep, old, new in pairs]
+            assert_close(output[row, position], now[0][0, 0])
+        for ours, expected in zip(tensors(final), now, strict=True):
+            assert_close(ours[:, row], expected[:, 0])
+
+
+def test_zoneout_keeps_its_share_of_units_and_a_cell_only_where_there_is_one() -> None:
+    layer = RecurrentLayer(
+        cell="lstm", input_size=3, hidden_size=50, zoneout_hidden=0.1, zoneout_cell=0.5
+    )
+    noise = layer.draw_steps(torch.ones(20, 9, 3), RecurrentNoise(torch.ones(1)))
+    assert noise.recurrent_mask is not None
+    assert noise.keep_hidden.unique().tolist() == noise.keep_cell.unique().tolist() == [0, 1]
+    assert float(noise.keep_hidden.mean()) == pytest.approx(0.1, abs=0.02)
+    assert float(noise.keep_cell.mean()) == pytest.approx(0.5, abs=0.02)
+    assert layer.eval().draw_steps(torch.ones(20, 9, 3), None) is None
+    with pytest.raises(ValueError, match=r"zoneout_cell is 0.5, but cell=gru has no cell state"):
+        RecurrentLayer(cell="gru", input_size=3, hidden_size=4, zoneout_cell=0.5)
+
+
+@every_cell
+@both_directions
+def test_zoneout_ignores_padding(cell: str, reverse: bool) -> None:
+    layer, x, state = make_case(cell, reverse)
+    layer.zoneout_hidden = 0.3
+    layer.eval()
+    expected, final = layer(x, LENGTHS, state)
+    real = (torch.arange(x.size(1)) < LENGTHS.unsqueeze(1)).unsqueeze(2)
+    wide = nn.functional.pad(torch.where(real, x, 50.0), (0, 0, 0, 3), value=-50.0)
+    output, other = layer(wide, LENGTHS, state)
+    assert_close(output[:, : x.size(1)] * real, expected * real)
+    for ours, theirs in zip(tensors(other), tensors(final), strict=True):
+        assert_close(ours, theirs)
 
 
 def test_weight_dropout_draws_in_training_only_and_keeps_the_mean_of_the_weights() -> None:
