@@ -615,12 +615,12 @@ class TranslateConfig(RunConfig):
     input: str = "-"
     output: str = "-"
     prefixes: bool = False
-    scores: bool = False
-
     format: str = "text"
+    scores: bool = False
+    alignments: bool = False
+
 
 _GROUPS: dict[str, dict[str, type]] = {
-    alignments: bool = False
     "data": {
         "phrasebook": PhrasebookConfig,
         "addition": SyntheticConfig,
