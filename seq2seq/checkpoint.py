@@ -5,7 +5,7 @@ from its plain arguments and nothing in the file is ever imported or called by n
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import torch
 
 from seq2seq.data.tokenizer import Tokenizer
 from seq2seq.models.encoder_decoder import EncoderDecoder, encoder_decoder
+from seq2seq.models.ensemble import Ensemble
 
 KEY = "seq2seq"
 FORMAT = 1
@@ -20,9 +21,9 @@ _WEIGHTS = "model."
 
 
 class Trained(NamedTuple):
-    """A trained network with its tokenizers: raw text in, raw text out."""
+    """A trained network, or several together, with tokenizers: raw text in, raw text out."""
 
-    model: EncoderDecoder
+    model: EncoderDecoder | Ensemble
     source_tokenizer: Tokenizer
     target_tokenizer: Tokenizer
 
@@ -105,6 +106,25 @@ def load_trained(path: Path) -> Trained:
         raise ValueError(f"{path} is damaged: its parts don't fit together ({error})") from error
 
 
+def load_together(paths: Sequence[Path]) -> Trained:
+    """Rebuild one network, or an ensemble of several.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`load_trained`; also if their vocabularies differ.
+    """
+    first, *others = members = [load_trained(path) for path in paths]
+    for path, other in zip(paths[1:], others, strict=True):
+        for side in ("source_tokenizer", "target_tokenizer"):
+            if getattr(first, side).state() != getattr(other, side).state():
+                raise ValueError(
+                    f"{paths[0]} and {path} can't translate together: their "
+                    f"{side.replace('_', ' ')}s differ; train them on the same data with the same "
+                    "tokenizer"
+                )
+    networks = [one.model for one in members if isinstance(one.model, EncoderDecoder)]
+    return first._replace(model=Ensemble(networks).eval()) if others else first
+
+
 def check_resumable(path: Path, description: Mapping[str, Any]) -> int:
     """Refuse a checkpoint whose network, tokenizers, optimizer or schedule isn't this run's.
 
@@ -157,23 +177,43 @@ def _model_defaults() -> dict[str, Any]:
     }
 
 
-def find_checkpoint(*, run: str | None, checkpoint: str | None = None) -> Path:
-    """The checkpoint file that the user means.
+def find_checkpoints(
+    *, run: str | list[str] | None, checkpoint: str | list[str] | None = None
+) -> list[Path]:
+    """The checkpoint files that the user means: one, or those of an ensemble.
 
     Args:
-        run: folder of a training run, whose best checkpoint is taken, or the last where none was
-            judged yet.
-        checkpoint: a file instead.
+        run: folder of a training run, or several; see :func:`find_checkpoint`.
+        checkpoint: a file, or several, instead.
 
     Raises:
-        ValueError: if neither or both are given.
+        ValueError: if neither or both are given, or a list is empty.
         FileNotFoundError: if there is no such folder, or no checkpoint in it.
     """
     if (run is None) == (checkpoint is None):
-        raise ValueError("give either run=FOLDER of a training run or checkpoint=FILE")
-    if checkpoint is not None:
-        return Path(checkpoint)
-    folder = Path(str(run))
+        raise ValueError(
+            "give either run=FOLDER of a training run or checkpoint=FILE; several, as an ensemble, "
+            "as run=[FOLDER,FOLDER]"
+        )
+    key, given = ("checkpoint", checkpoint) if run is None else ("run", run)
+    several = given if isinstance(given, list) else [given]
+    if not several or not all(isinstance(one, str) and one for one in several):
+        raise ValueError(f"{key}={given} must be a path or a list of paths")
+    if run is None:
+        return [Path(str(one)) for one in several]
+    return [find_checkpoint(str(one)) for one in several]
+
+
+def find_checkpoint(run: str) -> Path:
+    """The best checkpoint of a run, or the last where none was judged yet.
+
+    Args:
+        run: folder of a training run.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no checkpoint in it.
+    """
+    folder = Path(run)
     if not folder.is_dir():
         raise FileNotFoundError(f"run={run} is not a folder: give the folder of a training run")
     for name in ("best.ckpt", "last.ckpt"):

@@ -587,8 +587,8 @@ class TrainConfig:
 class RunConfig:
     """What evaluation and translation have in common: a trained run and how it decodes."""
 
-    run: str | None = None
-    checkpoint: str | None = None
+    run: Any = None  # a path, or a list of them
+    checkpoint: Any = None
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     batch_size: int = 64
     accelerator: str = "auto"

@@ -10,6 +10,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from seq2seq import user_errors
 from seq2seq.config import config_folder, plain, register
 from seq2seq.figures import Figures, table
 from seq2seq.records import write_json
@@ -28,7 +29,7 @@ def evaluate(config: DictConfig) -> Figures:
     Raises:
         ValueError, FileNotFoundError: one sentence for whatever the user can mend.
     """
-    from seq2seq.checkpoint import chosen_device, find_checkpoint, load_trained
+    from seq2seq.checkpoint import chosen_device, find_checkpoints, load_together
     from seq2seq.data.batch import EncodedSplit
     from seq2seq.data.corpus import read_pairs
     from seq2seq.data.sampler import EvaluationLoader
@@ -42,9 +43,10 @@ def evaluate(config: DictConfig) -> Figures:
     pairs = read_pairs(
         *_files(config), source_column=config.source_column, target_column=config.target_column
     )
-    path = find_checkpoint(run=config.run, checkpoint=config.checkpoint)
+    given = {key: plain(config)[key] for key in ("run", "checkpoint")}  # lists may be among them
+    paths = find_checkpoints(**given)
     device = chosen_device(config.accelerator)
-    trained = load_trained(path)
+    trained = load_together(paths)
     trained.model.to(device)
     translator = Translator(**trained._asdict(), **plain(config.decoding))
     split = EncodedSplit.encode(pairs, trained.source_tokenizer, trained.target_tokenizer)
@@ -60,7 +62,7 @@ def evaluate(config: DictConfig) -> Figures:
         "pairs": len(pairs),
         "bleu_signature": signatures["bleu"],
         "chrf_signature": signatures["chrf"],
-        "checkpoint": str(path),
+        "checkpoint": ", ".join(map(str, paths)),
     }
     if config.metrics is not None:
         write_json(Path(config.metrics), figures)
@@ -89,7 +91,8 @@ def _hydra_main(config: DictConfig) -> None:
 
 def main() -> None:
     """Entry of ``seq2seq-evaluate``."""
-    _hydra_main()
+    with user_errors.told():
+        _hydra_main()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from seq2seq.data.corpus import Pair
 from seq2seq.losses import TokenLoss, correct_tokens, cross_entropy
 from seq2seq.metrics import TeacherForcedScores, TranslationScores
 from seq2seq.models.encoder_decoder import EncoderDecoder
+from seq2seq.models.ensemble import Ensemble
 from seq2seq.translator import Translator
 
 
@@ -27,7 +28,7 @@ class TranslatedPair(NamedTuple):
 
 
 def batch_loss(
-    model: EncoderDecoder, batch: Batch, *, label_smoothing: float = 0.0
+    model: EncoderDecoder | Ensemble, batch: Batch, *, label_smoothing: float = 0.0
 ) -> tuple[TokenLoss, Tensor]:
     """Teacher-forced loss of a batch and the logits ``[target_tokens, vocabulary]`` behind it."""
     features = model(batch.source, batch.source_lengths, batch.decoder_input)

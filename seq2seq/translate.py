@@ -47,11 +47,12 @@ def translate(config: DictConfig) -> None:
     Raises:
         ValueError, FileNotFoundError: one sentence for whatever the user can mend.
     """
-    from seq2seq.checkpoint import chosen_device, find_checkpoint, load_trained
+    from seq2seq.checkpoint import chosen_device, find_checkpoints, load_together
     from seq2seq.translator import Translator
 
-    path = find_checkpoint(run=config.run, checkpoint=config.checkpoint)
-    trained = load_trained(path)
+    given = {key: plain(config)[key] for key in ("run", "checkpoint")}  # lists may be among them
+    paths = find_checkpoints(**given)
+    trained = load_together(paths)
     trained.model.to(chosen_device(config.accelerator))
     translator = Translator(**trained._asdict(), **plain(config.decoding))
     _check(config, translator)

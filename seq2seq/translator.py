@@ -15,9 +15,18 @@ from seq2seq.data.batch import Batch, EncodedSplit
 from seq2seq.data.corpus import Pair
 from seq2seq.data.sampler import EvaluationLoader
 from seq2seq.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Tokenizer
-from seq2seq.decoding import Constraints, Hypothesis, beam_search, greedy, length_limits, sample
+from seq2seq.decoding import (
+    Constraints,
+    Hypothesis,
+    Step,
+    beam_search,
+    greedy,
+    length_limits,
+    sample,
+)
 from seq2seq.decoding.settings import check_decoding
 from seq2seq.models.encoder_decoder import EncoderDecoder
+from seq2seq.models.ensemble import Ensemble
 from seq2seq.unknown_words import read_dictionary, replacements
 
 
@@ -56,7 +65,7 @@ class Translator:
     """Translate text or ready batches with one network and one search.
 
     Args:
-        model: the network; its mode is left as it is.
+        model: the network, or several together; its mode is left as it is.
         source_tokenizer, target_tokenizer: the ones that it was trained with.
         strategy: ``greedy``, ``beam_search`` or ``sampling``.
         beam_size: hypotheses kept by beam search.
@@ -87,7 +96,7 @@ class Translator:
     def __init__(
         self,
         *,
-        model: EncoderDecoder,
+        model: EncoderDecoder | Ensemble,
         source_tokenizer: Tokenizer,
         target_tokenizer: Tokenizer,
         strategy: str = "greedy",
@@ -108,7 +117,10 @@ class Translator:
         replace_unknown: bool = False,
         dictionary: str | None = None,
     ) -> None:
-        self.attends = model.decoder.attention is not None
+        if isinstance(model, Ensemble):
+            self.attends = model.attends
+        else:
+            self.attends = model.decoder.attention is not None
         check_decoding(
             strategy=strategy,
             beam_size=beam_size,
@@ -179,7 +191,9 @@ class Translator:
                 own. They may exceed the maximum length, and are then followed by one token.
             alignments: whether to keep the attention weights.
         """
-        state = self.model.start(batch.source, batch.source_lengths)
+        # Both kinds of model take the state that they gave.
+        step: Step[Any] = self.model.step
+        state: Any = self.model.start(batch.source, batch.source_lengths)
         max_lengths = length_limits(
             batch.source_lengths, ratio=self.max_length_ratio, constant=self.max_length_constant
         )
@@ -206,10 +220,10 @@ class Translator:
             "alignments": alignments,
         }
         if self.strategy == "greedy":
-            return greedy(self.model.step, state, **options)
+            return greedy(step, state, **options)
         if self.strategy == "sampling":
             return sample(
-                self.model.step,
+                step,
                 state,
                 generator=self.generator,
                 temperature=self.temperature,
@@ -219,7 +233,7 @@ class Translator:
                 **options,
             )
         return beam_search(
-            self.model.step,
+            step,
             state,
             beam_size=self.beam_size,
             n_best=self.n_best,

@@ -18,12 +18,15 @@ from seq2seq.checkpoint import (
     chosen_device,
     describe,
     find_checkpoint,
+    find_checkpoints,
+    load_together,
     load_trained,
     read_checkpoint,
 )
 from seq2seq.data.corpus import Pair
 from seq2seq.data.tokenizer import PAD_ID, Tokenizer, train_tokenizers
 from seq2seq.models.encoder_decoder import EncoderDecoder, encoder_decoder
+from seq2seq.models.ensemble import Ensemble
 from seq2seq.train import train
 from seq2seq.translator import Translator
 
@@ -80,7 +83,7 @@ def test_every_checkpoint_of_a_real_run_holds_plain_data_and_gives_the_same_netw
     train(compose("callbacks.last_checkpoint.every_n_train_steps=4", *options))
     files = sorted((tmp_path / "run" / "checkpoints").iterdir())
     assert [file.name for file in files] == ["best.ckpt", "last.ckpt"]
-    assert find_checkpoint(run=str(tmp_path / "run")) == files[0]
+    assert find_checkpoint(str(tmp_path / "run")) == files[0]
     for file in files:
         checkpoint = torch.load(file, weights_only=True)
         assert checkpoint["optimizer_states"] and checkpoint["callbacks"] and checkpoint["loops"]
@@ -235,20 +238,25 @@ def test_resuming_with_another_vocabulary_says_which_side(tmp_path: Path) -> Non
 
 def test_a_run_means_its_best_checkpoint_or_else_its_last(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="run=.*gone is not a folder"):
-        find_checkpoint(run=str(tmp_path / "gone"))
+        find_checkpoint(str(tmp_path / "gone"))
     with pytest.raises(FileNotFoundError, match="has no checkpoints/best.ckpt and no"):
-        find_checkpoint(run=str(tmp_path))
+        find_checkpoint(str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     for name in ("last.ckpt", "best.ckpt"):
         (tmp_path / "checkpoints" / name).touch()
-        assert find_checkpoint(run=str(tmp_path)).name == name
-    assert find_checkpoint(run=None, checkpoint="some.ckpt") == Path("some.ckpt")
+        assert find_checkpoint(str(tmp_path)).name == name
+    assert find_checkpoints(run=[str(tmp_path)]) == [tmp_path / "checkpoints" / "best.ckpt"]
+    files = ["some.ckpt", "other.ckpt"]
+    assert find_checkpoints(run=None, checkpoint=files) == [Path(file) for file in files]
+    assert find_checkpoints(run=None, checkpoint="some.ckpt") == [Path("some.ckpt")]
+    with pytest.raises(ValueError, match=r"run=\[\] must be a path or a list of paths"):
+        find_checkpoints(run=[])
 
 
 @pytest.mark.parametrize("given", [{"run": None}, {"run": "a", "checkpoint": "b"}])
 def test_neither_or_both_of_run_and_checkpoint_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="either run=FOLDER .* or checkpoint=FILE"):
-        find_checkpoint(**given)
+        find_checkpoints(**given)
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
@@ -259,3 +267,20 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         assert chosen_device("auto") == torch.device("cpu")
         with pytest.raises(ValueError, match="no CUDA GPU: use accelerator=cpu"):
             chosen_device("gpu")
+
+
+def test_networks_translate_together_only_with_the_same_vocabularies(tmp_path: Path) -> None:
+    first, second = save(tmp_path / "a.ckpt"), save(tmp_path / "b.ckpt", cell="gru")
+    assert load_together([tmp_path / "a.ckpt"]).model.state_dict().keys() == (
+        first.state_dict().keys()
+    )
+    together = load_together([tmp_path / "a.ckpt", tmp_path / "b.ckpt"])
+    assert isinstance(together.model, Ensemble) and not together.model.training
+    for network, other in zip(together.model.networks(), (first, second), strict=True):
+        for name, weight in other.state_dict().items():
+            assert torch.equal(network.state_dict()[name], weight)
+    checkpoint = torch.load(tmp_path / "b.ckpt", weights_only=True)
+    checkpoint[KEY]["target_tokenizer"] = tokenizers("whitespace")[1].state()
+    torch.save(checkpoint, tmp_path / "b.ckpt")
+    with pytest.raises(ValueError, match=r"a.ckpt and .*b.ckpt can't .* target tokenizers differ"):
+        load_together([tmp_path / "a.ckpt", tmp_path / "b.ckpt"])

@@ -81,3 +81,14 @@ def test_a_mistake_is_answered_with_a_sentence(
     (tmp_path / "both.tsv").write_text("x\tx\n")
     with pytest.raises((ValueError, OSError), match=message):
         evaluate(evaluation(*overrides))
+
+
+def test_an_ensemble_is_scored_as_one_network(
+    run: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    files = (f"source={tmp_path / 'test.src'}", f"target={tmp_path / 'test.tgt'}")
+    alone = evaluate(evaluation(f"run={run[0]}", *files))
+    twice = evaluate(evaluation(f"run=[{run[0]},{run[0]}]", *files))
+    for name in ("loss", "perplexity", "bleu", "chrf", "exact_match"):
+        assert twice[name] == pytest.approx(alone[name], rel=1e-5), name
+    assert str(twice["checkpoint"]).count("best.ckpt") == 2

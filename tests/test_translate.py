@@ -43,7 +43,7 @@ def test_lines_keep_their_order_whatever_the_batches(run: Path, tmp_path: Path) 
     assert len(together) == len(LINES)
     assert together[1] == together[4] == ""
     assert translated(run, tmp_path, "batch_size=1") == together
-    trained = load_trained(find_checkpoint(run=str(run)))
+    trained = load_trained(find_checkpoint(str(run)))
     alone = Translator(**trained._asdict())
     assert together == [next(iter(alone.translate([line.strip()])))[0].text for line in LINES]
 
