@@ -111,6 +111,15 @@ def check_training(config: DictConfig) -> None:
     for key in ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"):
         if config.trainer[key] < 1:
             raise ValueError(f"trainer.{key}={config.trainer[key]} must be at least 1")
+    if config.weight_decay_on not in ("all", "matrices"):
+        raise ValueError(
+            f"weight_decay_on={config.weight_decay_on} is unknown; choose one of all, matrices"
+        )
+    if config.weight_decay_on != "all" and not config.optimizer.weight_decay:
+        raise ValueError(
+            f"weight_decay_on={config.weight_decay_on} says where weights decay, but "
+            "optimizer.weight_decay is 0: set it, or weight_decay_on=all"
+        )
     if config.optimizer.lr < 0:
         raise ValueError(f"optimizer.lr={config.optimizer.lr} must be at least 0")
     betas = OmegaConf.select(config, "optimizer.betas")
@@ -216,11 +225,13 @@ def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "Tr
             f"{group}.{key}": value
             for group in ("optimizer", "scheduler")
             for key, value in plain(config[group]).items()
-        },
+        }
+        | _decay_argument(config),
         optimizer=instantiate(config.optimizer),
         scheduler=instantiate(config.scheduler),
         label_smoothing=config.label_smoothing,
         activation_penalty=_activation_penalty(config),
+        weight_decay_on=config.weight_decay_on,
         bleu_tokenizer=config.bleu_tokenizer,
         validation_translator=Translator(
             model=model,
@@ -233,6 +244,12 @@ def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "Tr
             model=model, source_tokenizer=source, target_tokenizer=target, **decoding
         ),
     )
+
+
+def _decay_argument(config: DictConfig) -> dict[str, Any]:
+    # Absent where it is off, as in checkpoints from before there was a choice.
+    on = config.weight_decay_on
+    return {} if on == "all" else {"weight_decay_on": on}
 
 
 def _activation_penalty(config: DictConfig) -> "ActivationPenalty":

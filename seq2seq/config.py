@@ -565,6 +565,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = MISSING
     scheduler: SchedulerConfig = MISSING
     label_smoothing: float = 0.0
+    weight_decay_on: str = "all"
     activation_regularization: float = 0.0
     temporal_activation_regularization: float = 0.0
     trainer: TrainerConfig = MISSING

@@ -37,11 +37,13 @@ class TranslationModule(lightning.LightningModule):
         model: the network.
         model_arguments: plain arguments that rebuild it; kept in every checkpoint.
         training_arguments: see :func:`~seq2seq.checkpoint.describe`; kept as well.
-        optimizer: makes the optimizer of the parameters it is given.
+        optimizer: makes the optimizer of the parameters, or groups of them, that it is given.
         scheduler: makes Lightning's ``lr_scheduler`` dictionary of the optimizer and
             ``steps_per_epoch``.
         label_smoothing: probability spread over the vocabulary.
         activation_penalty: what is added to the loss of a batch in training; nothing if None.
+        weight_decay_on: ``all``, or ``matrices``: neither vectors (biases) nor embeddings, tied
+            ones included, decay then (of biases Goodfellow et al. 2016, section 7.1).
         bleu_tokenizer: see :class:`~seq2seq.metrics.TranslationScores`.
         validation_translator, test_translator: how these splits are translated.
     """
@@ -52,10 +54,11 @@ class TranslationModule(lightning.LightningModule):
         model: EncoderDecoder,
         model_arguments: Mapping[str, Any],
         training_arguments: Mapping[str, Any] | None = None,
-        optimizer: Callable[[Iterable[Tensor]], Optimizer],
+        optimizer: Callable[[Iterable[Any]], Optimizer],
         scheduler: Callable[..., dict[str, Any]],
         label_smoothing: float = 0.0,
         activation_penalty: ActivationPenalty | None = None,
+        weight_decay_on: str = "all",
         bleu_tokenizer: str = "13a",
         validation_translator: Translator,
         test_translator: Translator,
@@ -72,6 +75,7 @@ class TranslationModule(lightning.LightningModule):
         self.make_scheduler = scheduler
         self.label_smoothing = label_smoothing
         self.activation_penalty = activation_penalty
+        self.weight_decay_on = weight_decay_on
         self.bleu_tokenizer = bleu_tokenizer
         self.test_translator = test_translator
         self.validation_translator = validation_translator
@@ -203,7 +207,7 @@ class TranslationModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer and schedule, both chosen by the config."""
-        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        optimizer = self.make_optimizer(self._parameter_groups())
         # Fused optimizers can unscale fp16 gradients themselves, and Lightning would leave it to
         # them: clipping, which comes before, would then see gradients times the loss scale.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
@@ -211,6 +215,18 @@ class TranslationModule(lightning.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": self.make_scheduler(optimizer, steps_per_epoch=self._steps_per_epoch()),
         }
+
+    def _parameter_groups(self) -> list[Any]:
+        trained = [p for p in self.parameters() if p.requires_grad]
+        if self.weight_decay_on == "all":
+            return trained
+        # A tied output layer is an embedding.
+        embeddings = {
+            module.weight for module in self.modules() if isinstance(module, torch.nn.Embedding)
+        }
+        decay = [p for p in trained if p.dim() > 1 and p not in embeddings]
+        rest = [p for p in trained if p.dim() <= 1 or p in embeddings]
+        return [{"params": decay}, {"params": rest, "weight_decay": 0.0}]
 
     def _steps_per_epoch(self) -> int:
         # Not from `trainer.estimated_stepping_batches`: it makes Lightning set up the loader before
