@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 METRICS, INSPECTION, CURVES = "metrics.json", "inspection.json", "curves.jsonl"
+SWEEP_PLAN = "sweep.json"
 
 
 def write_whole(path: Path, text: str) -> None:

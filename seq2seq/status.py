@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from seq2seq.records import INSPECTION, METRICS, read_json, write_json
+from seq2seq.records import INSPECTION, METRICS, SWEEP_PLAN, read_json, write_json
 
 RECORD = "status.json"
 STATUSES = ("finished", "diverged", "failed", "interrupted", "running")
@@ -131,6 +131,8 @@ def check_free(folder: Path, *, key: str, ckpt_path: str | None = None) -> None:
     last = folder / "checkpoints" / "last.ckpt"
     left = any((folder / name).exists() for name in (METRICS, INSPECTION))
     left = left or any((folder / "checkpoints").glob("*.ckpt"))
+    if (folder / SWEEP_PLAN).is_file():
+        raise ValueError(f"{folder} holds a sweep: choose another {key}")
     if left or ((folder / RECORD).is_file() and read_status(folder)["status"] != "failed"):
         hint = f", or go on with ckpt_path={last}" if last.is_file() else ""
         raise ValueError(f"{folder} holds a run already: choose another {key}{hint}")

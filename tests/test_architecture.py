@@ -25,6 +25,7 @@ LAYERS = {
     "data.torchtext_corpus": 1,
     # 2: torch
     "activation_penalty": 2,
+    "bundle": 2,
     "checkpoint": 2,
     "data.batch": 2,
     "data.sampler": 2,
@@ -37,6 +38,7 @@ LAYERS = {
     "models": 2,
     "schedules": 2,
     "scoring": 2,
+    "trained": 2,
     "translator": 2,
     "unknown_words": 2,
     # 3: Lightning
@@ -49,14 +51,16 @@ LAYERS = {
     "config": 4,
     "event_log": 4,
     "evaluate": 4,
+    "export": 4,
     "inspection": 4,
     "instantiate": 4,
     "report": 4,
     "sweep": 4,
     "train": 4,
+    "user_errors": 4,
     "translate": 4,
 }
-ENTRIES = {"evaluate", "inspection", "report", "train", "translate"}
+ENTRIES = {"evaluate", "export", "inspection", "report", "train", "translate"}
 
 # Libraries that appear only from a layer on, whatever the file imports from this package.
 LIBRARIES = {"torch": 2, "torchmetrics": 2, "lightning": 3, "hydra": 4, "omegaconf": 4}
@@ -193,6 +197,7 @@ def test_every_module_says_what_it_is_for(file: Path) -> None:
         "seq2seq.train",
         "seq2seq.inspection",
         "seq2seq.evaluate",
+        "seq2seq.export",
         "seq2seq.translate",
         "seq2seq.data.corpus",
         "seq2seq.data.phrasebook",

@@ -1,5 +1,6 @@
 """Shows what the model makes of a few sentences after each validation."""
 
+import logging
 from collections.abc import Sequence
 
 from lightning import Callback, LightningModule, Trainer
@@ -7,6 +8,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from seq2seq.module import TranslationModule
 from seq2seq.scoring import TranslatedPair
+
+logger = logging.getLogger(__name__)
 
 
 class SampleTranslations(Callback):
@@ -33,10 +36,10 @@ class SampleTranslations(Callback):
             return
         samples = evenly_spaced(pl_module.translated["val"], self.count)
         if trainer.is_global_zero:
-            print(f"\n{_text(samples, step=trainer.global_step)}", flush=True)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("samples", _markdown(samples), trainer.global_step)
+            logger.info("\n%s", _text(samples, step=trainer.global_step))
+        for writer in trainer.loggers:
+            if isinstance(writer, TensorBoardLogger):
+                writer.experiment.add_text("samples", _markdown(samples), trainer.global_step)
 
 
 def evenly_spaced(pairs: Sequence[TranslatedPair], count: int) -> list[TranslatedPair]:

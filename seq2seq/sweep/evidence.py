@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seq2seq.diagnostics.gradient_profile import GradientProfile, read_gradient_flow
-from seq2seq.records import CURVES, INSPECTION, METRICS, read_lines
+from seq2seq.records import CURVES, INSPECTION, METRICS, SWEEP_PLAN, read_lines
 from seq2seq.status import RECORD, is_held, read_status
-from seq2seq.sweep.plan import PLAN, SweepPlan, read_plan
-from seq2seq.sweep.runs import Run, Value, overrides_of, read_run, read_yaml
+from seq2seq.sweep.plan import SweepPlan, read_plan
+from seq2seq.sweep.runs import DAMAGED, Run, Value, comparable, overrides_of, read_run, read_yaml
 
 GRADIENT_FLOW = "gradient_flow.jsonl"
-DAMAGED = "damaged"
 
 # Keys that change what is shown or where it runs, never what is trained.
 _NOT_TRAINED = ("ckpt_path", "figure", "hydra", "inspect", "sweep", "threads")
@@ -66,6 +65,11 @@ class Evidence:
         return str(self.run.columns["status"])
 
     @property
+    def inspected(self) -> bool:
+        """Whether it was measured before training and never trained."""
+        return self.command[:1] == ("seq2seq-inspect",)
+
+    @property
     def seconds(self) -> float | None:
         """How long the run took, as far as known."""
         seconds = self.record.get("seconds")
@@ -81,12 +85,14 @@ class Gathered:
         folders: that the report was asked for.
         planned: number of runs that the sweeps will have at their end, if known.
         going_on: what goes on with each sweep that was stopped before its end, one argument each.
+        notes: by sweep, one sentence each for what could not be read of its plan.
     """
 
     evidence: tuple[Evidence, ...]
     folders: tuple[Path, ...]
     planned: int | None
     going_on: tuple[tuple[str, ...], ...]
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 def gather(folders: Sequence[Path]) -> Gathered:
@@ -110,7 +116,8 @@ def gather(folders: Sequence[Path]) -> Gathered:
         run = dataclasses.replace(one.evidence.run, overrides=overrides)
         begun[sweep].append(dataclasses.replace(one.evidence, run=run))
     evidence = tuple(one for runs in begun.values() for one in runs)
-    plans = {sweep: _plan(sweep) for sweep in sweeps}
+    notes: list[tuple[str, str]] = []
+    plans = {sweep: _plan(sweep, name, notes) for sweep, name in sweeps.items()}
     jobs = [None if plan is None else plan.jobs for plan in plans.values()]
     planned = sum(filter(None, jobs)) if None not in jobs else 0
     return Gathered(
@@ -122,6 +129,7 @@ def gather(folders: Sequence[Path]) -> Gathered:
             for sweep, plan in plans.items()
             if plan is not None and _stopped(sweep, plan, begun[sweep])
         ),
+        notes=tuple(notes),
     )
 
 
@@ -147,7 +155,9 @@ class _Read:
             value = OmegaConf.select(self._composed, key)
         except OmegaConfBaseException:
             return None
-        return value if isinstance(value, (int, float, str, bool)) else None
+        if isinstance(value, ListConfig):  # as an override is written
+            return f"[{','.join(map(str, value))}]"
+        return comparable(value) if isinstance(value, (int, float, str, bool)) else None
 
 
 def _run_folders(folder: Path) -> list[Path]:
@@ -170,7 +180,7 @@ def _sweep_of(run: Path, folder: Path) -> Path:
     for parent in run.parents:
         if not parent.is_relative_to(folder):
             break
-        if (parent / "multirun.yaml").is_file() or (parent / PLAN).is_file():
+        if (parent / "multirun.yaml").is_file() or (parent / SWEEP_PLAN).is_file():
             return parent
     return folder
 
@@ -190,11 +200,18 @@ def _name(run: Path, sweep: Path, sweeps: Mapping[Path, str]) -> str:
     return f"{sweeps[sweep]}/{inside}" if len(sweeps) > 1 else inside
 
 
-def _plan(sweep: Path) -> SweepPlan | None:
+def _plan(sweep: Path, name: str, notes: list[tuple[str, str]]) -> SweepPlan | None:
     try:
-        return read_plan(sweep)
-    except (ValueError, OSError):
+        plan = read_plan(sweep)
+        if plan.jobs is not None and not isinstance(plan.jobs, int):
+            raise ValueError(f"jobs is {plan.jobs!r}, which is no number of runs")
+    except FileNotFoundError:
         return None
+    except (ValueError, OSError) as error:
+        said = str(error).replace(str(sweep / SWEEP_PLAN), "it")
+        notes.append((name, f"{SWEEP_PLAN}: {said}"))
+        return None
+    return plan
 
 
 def _stopped(sweep: Path, plan: SweepPlan, begun: Sequence[Evidence]) -> bool:
@@ -217,7 +234,7 @@ def _read(folder: Path, name: str) -> _Read:
         run = read_run(folder)
     except _UNREADABLE as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
-        notes = _damage(folder) or [f"its files lack what a run writes: {first}"]
+        notes = _damage(folder) or [first.removeprefix(f"{folder} is damaged: ")]
         run = Run(folder, _readable(_overrides, folder, {}), {"status": DAMAGED}, ())
     config = _readable(_mapping, folder / _RECORDS[0], {})
     hydra = _readable(_mapping, folder / _RECORDS[1], {}).get("hydra", {})
@@ -230,13 +247,23 @@ def _read(folder: Path, name: str) -> _Read:
         name=name,
         record=_readable(read_status, folder, {}),
         command=_command(folder, hydra),
-        objective=str((config.get("sweep") or {}).get("objective") or "test/loss"),
+        objective=_objective(config),
         curves=curves,
         flow=tuple(flow),
         notes=(*notes, *cut, *broken),
     )
     choices = (hydra.get("runtime") or {}).get("choices") or {}
     return _Read(evidence, run.overrides, config, choices)
+
+
+def objective_of(folder: Path) -> str:
+    """The figure that a run's sweep was to make better: ``test/loss`` if its config is lost."""
+    return _objective(_readable(_mapping, folder / _RECORDS[0], {}))
+
+
+def _objective(config: Mapping[str, Any]) -> str:
+    sweep = config.get("sweep")
+    return str((sweep if isinstance(sweep, dict) else {}).get("objective") or "test/loss")
 
 
 def _overrides(folder: Path) -> dict[str, Value]:

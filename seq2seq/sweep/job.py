@@ -3,6 +3,7 @@
 Training and inspection are handed in; the sweep around them is `record`'s.
 """
 
+import contextlib
 import logging
 import math
 import sys
@@ -14,9 +15,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from seq2seq.figures import FIGURES, SMALLER_IS_BETTER
-from seq2seq.status import RECORD, read_status, recorded
+from seq2seq.records import SWEEP_PLAN
+from seq2seq.status import RECORD, Diverged, read_status, recorded
 from seq2seq.sweep.launchers import led
-from seq2seq.sweep.plan import PLAN, Place, read_plan, short_key, this_place
+from seq2seq.sweep.plan import Place, read_plan, short_key, this_place
 from seq2seq.sweep.progress import progress_of, tell
 from seq2seq.sweep.resume import recorded_figures, resuming, take_up
 from seq2seq.sweep.runs import Value, typed
@@ -51,14 +53,15 @@ def run_job(config: DictConfig, work: Callable[[DictConfig], Mapping[str, Any] |
         with led(HydraConfig.get()):
             figures = work(config)
     except Exception as error:
-        if not (folder / RECORD).exists():  # it was refused before it began
-            try:
-                with recorded(folder):
-                    raise error
-            except type(error):
-                pass
+        # Refused before it began, or before it went on: the record doesn't know of it yet.
+        if _status(folder) in (None, "interrupted"):
+            with contextlib.suppress(Exception), recorded(folder):
+                raise error
         logger.info("error: %s", error)
-        _tell_end(folder, f"{read_status(folder)['status']}: {error}")
+        outcome = "diverged" if isinstance(error, Diverged) else "failed"
+        anew = resuming() and config.get("ckpt_path") is not None and outcome == "failed"
+        hint = f" (delete {folder} to begin it anew)" if anew else ""
+        _tell_end(folder, f"{outcome}: {error}{hint}")
         return objective_of({}, objective)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
@@ -102,6 +105,13 @@ def check_objective(name: str, *, validated: bool) -> None:
         )
 
 
+def _status(folder: Path) -> str | None:
+    try:
+        return str(read_status(folder)["status"]) if (folder / RECORD).exists() else None
+    except ValueError:  # damaged: what is known of the run now replaces it
+        return None
+
+
 def only_warnings() -> None:
     """Keep a job's tables out of the terminal, where the sweep's lines stand; its log has them."""
     for handler in logging.getLogger().handlers:
@@ -115,8 +125,7 @@ def _tell_end(folder: Path, outcome: str) -> None:
     if place is None:
         return
     line = f"{place.number:>4}  {_swept(place)}  {outcome}"
-    plan = place.sweep / PLAN
-    if not sys.stderr.isatty() and plan.is_file():
+    if not sys.stderr.isatty() and (place.sweep / SWEEP_PLAN).is_file():
         progress = progress_of(place.sweep, read_plan(place.sweep).jobs)
         running = progress.counts.get("running", 0)
         line = f"{line}  [{progress.line(workers=running + 1)}]"

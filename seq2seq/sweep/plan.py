@@ -5,7 +5,7 @@ From it the same sweep can be started again, and each of its runs knows its plac
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -15,10 +15,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from seq2seq.records import read_json, write_json
+from seq2seq.records import SWEEP_PLAN, read_json, write_json
 from seq2seq.sweep.runs import Value, overrides_of
-
-PLAN = "sweep.json"
 
 # Longer names of runs make TensorBoard's list of them unreadable, and folders impossible.
 _LONGEST_NAME = 100
@@ -33,12 +31,14 @@ class SweepPlan:
         command: its overrides as they were typed, without the folder of the sweep.
         swept: keys of which it takes several values.
         jobs: how many runs there will be; None where that can't be known before.
+        started_in: folder in which relative paths of the command begin.
     """
 
     app: str
     command: tuple[str, ...]
     swept: tuple[str, ...]
     jobs: int | None
+    started_in: str
 
 
 def plan_of(config: DictConfig) -> SweepPlan:
@@ -57,7 +57,7 @@ def plan_of(config: DictConfig) -> SweepPlan:
         # Every key of its search space is sampled, however the distribution is written.
         space = [str(key) for key in config.hydra.sweeper.params or ()]
         swept = tuple(dict.fromkeys((*space, *swept)))
-        return SweepPlan(_app(config), command, swept, config.hydra.sweeper.n_trials)
+        return SweepPlan(_app(config), command, swept, config.hydra.sweeper.n_trials, _cwd(config))
     jobs: int | None = 1
     for override in found.values():
         if jobs is None or not override.is_sweep_override():
@@ -66,13 +66,13 @@ def plan_of(config: DictConfig) -> SweepPlan:
         glob = override.value_type == ValueType.GLOB_CHOICE_SWEEP
         countable = override.is_discrete_sweep() and not glob
         jobs = jobs * sum(1 for _ in override.sweep_iterator()) if countable else None
-    return SweepPlan(_app(config), command, swept, jobs)
+    return SweepPlan(_app(config), command, swept, jobs, _cwd(config))
 
 
 def write_plan(folder: Path, plan: SweepPlan) -> None:
     """Keep it in the sweep's folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / PLAN, asdict(plan))
+    write_json(folder / SWEEP_PLAN, asdict(plan))
 
 
 def read_plan(folder: Path) -> SweepPlan:
@@ -82,17 +82,20 @@ def read_plan(folder: Path) -> SweepPlan:
         ValueError: if the file is damaged.
         FileNotFoundError: if there is none.
     """
-    path = folder / PLAN
+    path = folder / SWEEP_PLAN
     content = read_json(path)
-    try:
-        return SweepPlan(
-            app=content["app"],
-            command=tuple(content["command"]),
-            swept=tuple(content["swept"]),
-            jobs=content["jobs"],
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no plan of a sweep: {error!r}") from error
+    known = {field.name for field in fields(SweepPlan)}
+    lists = [content.get("command"), content.get("swept")]
+    if (
+        set(content) != known
+        or not all(isinstance(one, list) and all(isinstance(x, str) for x in one) for one in lists)
+        or not isinstance(content["jobs"], int | None)
+        or not all(isinstance(content[name], str) for name in ("app", "started_in"))
+    ):
+        raise ValueError(f"{path} is damaged: it is no plan of a sweep")
+    return SweepPlan(
+        **{**content, "command": tuple(content["command"]), "swept": tuple(content["swept"])}
+    )
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def this_place() -> Place | None:
     hydra = HydraConfig.get()
     folder = Path(hydra.sweep.dir)
     overrides = overrides_of([str(text) for text in hydra.overrides.task], origin=folder)
-    swept = read_plan(folder).swept if (folder / PLAN).is_file() else ()
+    swept = read_plan(folder).swept if (folder / SWEEP_PLAN).is_file() else ()
     return Place(folder, int(hydra.job.num), overrides, swept)
 
 
@@ -151,6 +154,10 @@ def short_key(key: str, keys: Mapping[str, Value] | Sequence[str]) -> str:
         if not any(other != key and f".{other}".endswith(f".{short}") for other in keys):
             return short
     return key
+
+
+def _cwd(config: DictConfig) -> str:
+    return str(config.hydra.runtime.cwd)
 
 
 def _app(config: DictConfig) -> str:

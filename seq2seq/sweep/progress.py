@@ -43,7 +43,7 @@ class Progress:
         """
         if self.jobs is None or self.seconds is None:
             return None
-        return (self.jobs - self.ended) * self.seconds / max(workers, 1)
+        return max(self.jobs - self.ended, 0) * self.seconds / max(workers, 1)
 
     def line(self, *, workers: int | None = None) -> str:
         """``13 of 36 runs done, 2 running, 1 diverged, 0 failed, about 1 min 50 s left``.

@@ -17,17 +17,18 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from seq2seq import user_errors
 from seq2seq.config import plain
 from seq2seq.event_log import open_tensorboard
-from seq2seq.records import write_json
+from seq2seq.records import SWEEP_PLAN, write_json
 from seq2seq.status import RECORD, check_free, held, is_held, read_status
 from seq2seq.sweep.composition import share_composition
 from seq2seq.sweep.job import check_objective
 from seq2seq.sweep.launchers import check_extras, prepare
-from seq2seq.sweep.plan import PLAN, SweepPlan, plan_of, read_plan, write_plan
+from seq2seq.sweep.plan import SweepPlan, plan_of, read_plan, write_plan
 from seq2seq.sweep.progress import ProgressLine, progress_of, tell
 from seq2seq.sweep.resume import resumed_arguments
-from seq2seq.sweep.runs import COLUMNS, Run, read_run, read_runs, swept
+from seq2seq.sweep.runs import COLUMNS, DAMAGED, Run, read_run, read_runs, swept
 from seq2seq.sweep.table import TABLE, outcome, write_table
 
 logger = logging.getLogger(__name__)
@@ -90,10 +91,19 @@ class SweepRecord(Callback):
             write_table(folder / TABLE, read_runs(folder, known=self._ended))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Say how the runs ended and draw their figure; an exit with 1 if any of them failed."""
+        """Say how the runs ended, in table, figure and page; exit with 1 if any of them failed."""
+        _let_go()
+        try:
+            well = self._sum_up(config)
+        except Exception:  # of which Hydra would make a warning, and a success
+            logger.exception("the sweep could not be summed up")
+            well = False
+        if not well:
+            sys.exit(1)
+
+    def _sum_up(self, config: DictConfig) -> bool:
         from seq2seq.sweep.figure import FIGURE, draw, figure_of
 
-        _let_go()
         folder = Path(config.hydra.sweep.dir)
         runs = read_runs(folder, known=self._ended)
         write_table(folder / TABLE, runs)
@@ -111,8 +121,7 @@ class SweepRecord(Callback):
             logger.error("no figure was drawn: %s", error)
         if config.sweep.report:
             _report(folder)
-        if any(run.columns["status"] == "failed" for run in runs):
-            sys.exit(1)
+        return not any(run.columns["status"] in ("failed", DAMAGED) for run in runs)
 
 
 def _report(folder: Path) -> None:
@@ -152,7 +161,8 @@ def start(entry: Callable[[], Any], *, app: str) -> None:
         check_extras(arguments)
         # Between overrides Hydra's parser doesn't take it; the sort leaves all others in order.
         sys.argv[1:] = sorted(arguments, key=lambda text: text not in ("-m", "--multirun"))
-        entry()
+        with user_errors.told():
+            entry()
     except (OSError, ValueError) as error:  # before anything of a run's own was built
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -168,7 +178,18 @@ def start(entry: Callable[[], Any], *, app: str) -> None:
             f"{plan.app} -m sweep.resume={shlex.quote(os.fspath(folder))}"
         )
     finally:
+        for folder, _ in _begun:  # refused by Hydra: whether anything ran decides what is left
+            _unclaim(folder)
         _let_go()
+
+
+def _unclaim(folder: Path) -> None:
+    """Take back a plan of which no run has begun: the corrected command may want its folder."""
+    if next(folder.rglob(".hydra"), None) is None and next(folder.rglob(RECORD), None) is None:
+        for name in (SWEEP_PLAN, "multirun.yaml"):
+            (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there was something in it before
+            folder.rmdir()
 
 
 def _mark_interrupted(folder: Path) -> None:
@@ -199,13 +220,26 @@ def check_sweep(config: DictConfig, *, resume: bool = False) -> None:
     folder = Path(config.hydra.sweep.dir)
     if resume:
         for path in folder.rglob(RECORD):
-            try:
-                read_status(path.parent)
-            except ValueError as error:  # must not be taken for a run that failed
+            try:  # what is damaged must not be taken for a run that failed
+                if read_status(path.parent)["status"] in ("finished", "diverged"):
+                    read_run(path.parent)
+            except ValueError as error:
                 raise ValueError(f"{error}; delete {path.parent} to run it again") from error
-    elif (folder / PLAN).is_file() or next(folder.rglob(".hydra"), None) is not None:
-        hint = f", or go on with sweep.resume={folder}" if (folder / PLAN).is_file() else ""
+    elif (folder / SWEEP_PLAN).is_file() or next(folder.rglob(".hydra"), None) is not None:
+        hint = f", or go on with sweep.resume={folder}" if (folder / SWEEP_PLAN).is_file() else ""
         raise ValueError(f"{folder} holds a sweep already: choose another hydra.sweep.dir{hint}")
+    if config.hydra.job.chdir:
+        raise ValueError(
+            "hydra.job.chdir=true would make every run look for the sweep's folder inside its own: "
+            "leave it out"
+        )
+    sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    subdir = str(sweep["subdir"])
+    if not any(name in subdir for name in ("job.num", "job.id", "override_dirname")):
+        raise ValueError(
+            f"hydra.sweep.subdir={subdir} would be the folder of every run: add "
+            "${hydra.job.num} to it"
+        )
     check_objective(config.sweep.objective, validated=config.trainer.limit_val_batches != 0)
     if config.hydra.output_subdir is None and not resume:
         raise ValueError(

@@ -21,10 +21,10 @@ from seq2seq.sweep.combinations import (
     ranked,
     smaller_is_better,
 )
-from seq2seq.sweep.evidence import DAMAGED, Evidence
+from seq2seq.sweep.evidence import Evidence
 from seq2seq.sweep.figure import shown
 from seq2seq.sweep.plan import short_key
-from seq2seq.sweep.runs import swept
+from seq2seq.sweep.runs import DAMAGED, swept
 
 # Figures that stand in the table of runs beside the metric, where any run has them.
 _COLUMNS = (

@@ -14,9 +14,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from seq2seq.records import CURVES, INSPECTION, METRICS, read_json, write_whole
+from seq2seq.records import CURVES, INSPECTION, METRICS, SWEEP_PLAN, read_json, write_whole
 from seq2seq.status import RECORD, check_free, read_status
-from seq2seq.sweep.plan import PLAN, read_plan
+from seq2seq.sweep.plan import read_plan
 
 KEY = "sweep.resume"
 
@@ -29,6 +29,8 @@ _FREE = ("hydra/launcher", "hydra.launcher.")
 
 def resumed_arguments(arguments: Sequence[str], *, app: str) -> list[str]:
     """The command line of a sweep that is to go on, if these arguments ask for one.
+
+    Relative paths in it begin where the sweep was started, so this process goes there.
 
     Args:
         arguments: of the command line, without the command.
@@ -47,10 +49,10 @@ def resumed_arguments(arguments: Sequence[str], *, app: str) -> list[str]:
     folder = _folder(asking[-1])
     if not folder.is_dir():
         raise ValueError(f"{KEY}={folder} is not a folder: give the folder of a sweep")
-    if not (folder / PLAN).is_file():
+    if not (folder / SWEEP_PLAN).is_file():
         raise ValueError(
-            f"{KEY}={folder} holds no sweep that can go on ({PLAN} is missing): give the folder "
-            "that the sweep named, the one with its numbered runs"
+            f"{KEY}={folder} holds no sweep that can go on ({SWEEP_PLAN} is missing): give the "
+            "folder that the sweep named, the one with its numbered runs"
         )
     plan = read_plan(folder)
     if plan.app != app:
@@ -65,8 +67,13 @@ def resumed_arguments(arguments: Sequence[str], *, app: str) -> list[str]:
             f"{KEY}={folder} goes on as the sweep was started, without {' '.join(foreign)}: leave "
             f"that out, or begin another sweep. It was: {app} -m {' '.join(plan.command)}"
         )
-    replaced = {text.partition("=")[0] for text in free}
-    command = [text for text in plan.command if text.partition("=")[0] not in replaced]
+    # Options of one launcher mean nothing to another.
+    group = any(text.startswith("hydra/launcher") for text in free)
+    replaced = _FREE if group else tuple(f"{text.partition('=')[0]}=" for text in free)
+    command = [text for text in plan.command if not replaced or not text.startswith(replaced)]
+    if Path(plan.started_in).is_dir():
+        folder = folder.resolve()
+        os.chdir(plan.started_in)
     return [
         *(*flags, "--multirun", *command, *free),
         # Hydra's own record of each run is kept as it is, so that runs can be told to be the same.
@@ -143,11 +150,13 @@ def _keep_config(config: DictConfig, folder: Path) -> None:
 
 
 def _folder(override: str) -> Path:
+    raw = override.partition("=")[2]
     try:
         (parsed,) = OverridesParser.create().parse_overrides([override])
-        return Path(str(parsed.value()))
+        value = parsed.value()
     except HydraException:  # a path that isn't a word of Hydra's grammar
-        return Path(override.partition("=")[2])
+        return Path(raw)
+    return Path(value if isinstance(value, str) else raw)
 
 
 def _quoted(folder: Path) -> str:

@@ -3,6 +3,7 @@
 So a sweep can be looked at while it runs, after it was killed, and whoever launched its jobs.
 """
 
+import logging
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,11 +15,20 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from seq2seq.records import INSPECTION, METRICS, read_json
 from seq2seq.status import read_status
 
+logger = logging.getLogger(__name__)
+
 Value = float | int | str | bool | None
+
+# What a file of unexpected content can raise in those who read it.
+_UNREADABLE = (OSError, LookupError, TypeError, AttributeError, yaml.YAMLError)
+
+# Status of a run whose files can't be read.
+DAMAGED = "damaged"
 
 # What the table says of a run beside its own overrides, where it is known.
 COLUMNS = (
@@ -70,15 +80,25 @@ def read_runs(folder: Path, *, known: Mapping[Path, Run] | None = None) -> list[
         folder: of the sweep.
         known: runs that need not be read again, by their resolved folders.
 
+    A run whose files were damaged is told of, and listed with nothing but that status.
+
     Raises:
-        ValueError: for a folder without runs, or a run whose files were damaged.
+        ValueError: for a folder without runs.
     """
     configs = sorted(folder.rglob(".hydra/overrides.yaml"), key=_number)
     if not configs:
         raise ValueError(f"{folder} holds no runs of a sweep")
     folders = [path.parent.parent for path in configs]
     known = known or {}
-    return [known.get(run.resolve()) or read_run(run) for run in folders]
+    return [known.get(run.resolve()) or _read_or_name(run) for run in folders]
+
+
+def _read_or_name(folder: Path) -> Run:
+    try:
+        return read_run(folder)
+    except ValueError as error:
+        logger.error("%s", error)
+        return Run(folder, {}, {**dict.fromkeys(COLUMNS), "status": DAMAGED}, ())
 
 
 def swept(runs: Sequence[Run]) -> list[str]:
@@ -112,7 +132,23 @@ def _number(path: Path) -> tuple[int, str]:
 
 
 def read_run(folder: Path) -> Run:
-    """One run from its folder; see :func:`read_runs`."""
+    """One run from its folder; see :func:`read_runs`.
+
+    Raises:
+        ValueError: naming the folder, if its files were damaged.
+    """
+    try:
+        return _read_run(folder)
+    except ValueError as error:
+        raise ValueError(f"{folder} is damaged: {error}") from error
+    except (*_UNREADABLE, OmegaConfBaseException) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(
+            f"{folder} is damaged: its files lack what a run writes: {first}"
+        ) from error
+
+
+def _read_run(folder: Path) -> Run:
     columns: dict[str, Value] = dict.fromkeys(COLUMNS)
     columns["status"] = read_status(folder)["status"]
     config = OmegaConf.create(read_yaml(folder / ".hydra" / "config.yaml"))
@@ -162,16 +198,22 @@ def overrides_of(texts: Sequence[str], *, origin: Path) -> dict[str, Value]:
     for override in parsed:
         value = override.value()
         if value is None or isinstance(value, (int, float, str, bool)):
-            found[override.key_or_group] = value
+            found[override.key_or_group] = comparable(value)
         else:
             found[override.key_or_group] = override.get_value_string()
     return found
 
 
+def comparable(value: Value) -> Value:
+    """A setting as it is told from others: no axis has a place for NaN, which equals nothing."""
+    return value if not isinstance(value, float) or math.isfinite(value) else str(value)
+
+
 def _overrides(folder: Path) -> dict[str, Value]:
     path = folder / ".hydra" / "overrides.yaml"
     texts = read_yaml(path)
-    assert isinstance(texts, list)
+    if not isinstance(texts, list):
+        raise ValueError(f"{path} holds no list of overrides")
     return overrides_of([str(text) for text in texts], origin=path)
 
 

@@ -93,7 +93,7 @@ def page(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
             slope=gain - 1.25,
         )
     (folder / "0" / "metrics.json").write_text('{"test/loss":')
-    write_plan(folder, SweepPlan("seq2seq-train", (), ("model",), 18))
+    write_plan(folder, SweepPlan("seq2seq-train", (), ("model",), 18, "."))
     return write_report([folder], metric=None, output=None)
 
 

@@ -10,7 +10,8 @@ import pytest
 from omegaconf import DictConfig
 
 from seq2seq.config import config_folder, register
-from seq2seq.sweep.plan import PLAN, plan_of, read_plan, run_name, short_key, write_plan
+from seq2seq.records import SWEEP_PLAN
+from seq2seq.sweep.plan import plan_of, read_plan, run_name, short_key, write_plan
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -58,8 +59,8 @@ def test_the_command_is_kept_without_where_it_ran(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"app": "a", "command": 1}'])
 def test_a_damaged_plan_is_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / PLAN).write_text(content)
-    with pytest.raises(ValueError, match=PLAN):
+    (tmp_path / SWEEP_PLAN).write_text(content)
+    with pytest.raises(ValueError, match=SWEEP_PLAN):
         read_plan(tmp_path)
 
 

@@ -190,6 +190,29 @@ def test_a_shared_corpus_is_encoded_once(
     assert len(encoded) == 12
 
 
+def test_a_sweep_that_is_refused_before_its_first_run_leaves_its_folder_free(
+    command_line: Callable[..., Any], tmp_path: Path
+) -> None:
+    refused = command_line(*QUIET, "seed=1,abc", "--multirun")
+    assert refused.status == (
+        "error: Error merging override seed=abc; Value 'abc' of type 'str' could not be converted "
+        "to Integer"
+    )
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_sweep_whose_end_can_not_be_told_is_no_success(
+    command_line: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(runs: Any) -> str:
+        raise RuntimeError("no words")
+
+    monkeypatch.setattr("seq2seq.sweep.record.outcome", broken)
+    finished = command_line(*QUIET, "seed=1", "--multirun")
+    assert finished.status == 1
+    assert "the sweep could not be summed up" in finished.output
+
+
 def test_a_folder_that_holds_a_sweep_or_a_run_keeps_its_configs(
     command_line: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -215,6 +238,9 @@ def test_a_folder_that_holds_a_sweep_or_a_run_keeps_its_configs(
         (("figure.x=model.hiden_size",), "figure.x=model.hiden_size is neither a key"),
         (("figure.y=slop",), "figure.y=slop is neither a key"),
         (("experiment=interview_scale,interview_depth",), "run one at a time"),
+        (("hydra.job.chdir=true",), "hydra.job.chdir=true would make"),
+        (("hydra.sweep.subdir=x",), "hydra.sweep.subdir=x would be the folder of every run"),
+        (("sweep.objective=loss",), "sweep.objective=loss is no figure"),
         (("hydra.output_subdir=null",), "hydra.output_subdir=null leaves out"),
     ],
 )

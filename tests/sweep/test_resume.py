@@ -10,6 +10,7 @@ import torch
 
 from seq2seq.module import TranslationModule
 from seq2seq.status import held, read_status
+from seq2seq.sweep.plan import SweepPlan, write_plan
 from seq2seq.sweep.resume import resumed_arguments
 
 SHORT = (
@@ -132,6 +133,12 @@ def test_failed_runs_are_tried_again_and_diverged_ones_are_not(
     assert "0 diverged, 2 failed" in failed.output
     resumed = command_line("sweep.resume=sweep", tiny=False)
     assert "2 runs: 1 diverged, 1 finished" in resumed.output
+    damaged = tmp_path / "sweep" / "1" / ".hydra" / "overrides.yaml"
+    text = damaged.read_text()
+    damaged.write_text("")
+    refused = command_line("sweep.resume=sweep", tiny=False)
+    assert str(refused.status).endswith(f"delete {tmp_path / 'sweep' / '1'} to run it again")
+    damaged.write_text(text)
     record = (tmp_path / "sweep" / "0" / "status.json").read_text()
     again = command_line("sweep.resume=sweep", tiny=False)
     assert "2 runs: 1 diverged, 1 finished" in again.output
@@ -147,6 +154,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "command": ["model=rnn", "seed=1,2", "hydra/launcher=joblib"],
         "swept": ["seed"],
         "jobs": 2,
+        "started_in": str(tmp_path),
     }
     (tmp_path / "it's a sweep").mkdir()
     (tmp_path / "it's a sweep" / "sweep.json").write_text(json.dumps(plan))
@@ -162,9 +170,29 @@ def test_a_sweep_goes_on_with_its_own_command_and_another_launcher(sweep: Path) 
     typed = [f"sweep.resume={sweep}", "-m", "seed=1,2", "hydra/launcher=basic", "--cfg=job"]
     assert resumed_arguments(typed, app="seq2seq-train") == [
         *("--cfg=job", "--multirun", "model=rnn", "seed=1,2", "hydra/launcher=basic"),
-        *(r"hydra.sweep.dir='it\'s a sweep'", "hydra.output_subdir=null"),
+        *(rf"hydra.sweep.dir='{Path.cwd()}/it\'s a sweep'", "hydra.output_subdir=null"),
         "hydra.callbacks.sweep.resume=true",
     ]
+
+
+def test_options_of_a_launcher_go_with_it_and_paths_begin_where_the_sweep_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there" / "a, b").mkdir(parents=True)
+    command = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "data.root=texts"]
+    plan = SweepPlan("seq2seq-train", tuple(command), (), None, str(tmp_path / "there"))
+    write_plan(tmp_path / "there" / "a, b", plan)
+    for folder in ("there/a, b", "'there/a, b'"):  # as typed, and as Hydra would want it
+        monkeypatch.chdir(tmp_path)
+        typed = [f"sweep.resume={folder}", "hydra/launcher=basic"]
+        resumed = resumed_arguments(typed, app="seq2seq-train")
+        assert resumed[:3] == ["--multirun", "data.root=texts", "hydra/launcher=basic"]
+        assert Path.cwd() == tmp_path / "there"
+    monkeypatch.chdir(tmp_path)
+    fewer = resumed_arguments(
+        ["sweep.resume=there/a, b", "hydra.launcher.n_jobs=1"], app="seq2seq-train"
+    )
+    assert fewer[1:4] == ["hydra/launcher=joblib", "data.root=texts", "hydra.launcher.n_jobs=1"]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +221,7 @@ def test_a_damaged_plan_or_record_is_named(
     assert "0 to run it again" in answer.output
     (tmp_path / sweep / "sweep.json").write_text('{"app": 1}')
     answer = command_line(f"sweep.resume={sweep}", tiny=False)
-    assert "sweep.json is no plan of a sweep" in answer.output
+    assert "sweep.json is damaged: it is no plan of a sweep" in answer.output
 
 
 def test_a_sweep_that_is_still_going_is_left_alone(
