@@ -5,7 +5,7 @@ from its plain arguments and nothing in the file is ever imported or called by n
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,25 +106,6 @@ def load_trained(path: Path) -> Trained:
         raise ValueError(f"{path} is damaged: its parts don't fit together ({error})") from error
 
 
-def load_together(paths: Sequence[Path]) -> Trained:
-    """Rebuild one network, or an ensemble of several.
-
-    Raises:
-        FileNotFoundError, ValueError: see :func:`load_trained`; also if their vocabularies differ.
-    """
-    first, *others = members = [load_trained(path) for path in paths]
-    for path, other in zip(paths[1:], others, strict=True):
-        for side in ("source_tokenizer", "target_tokenizer"):
-            if getattr(first, side).state() != getattr(other, side).state():
-                raise ValueError(
-                    f"{paths[0]} and {path} can't translate together: their "
-                    f"{side.replace('_', ' ')}s differ; train them on the same data with the same "
-                    "tokenizer"
-                )
-    networks = [one.model for one in members if isinstance(one.model, EncoderDecoder)]
-    return first._replace(model=Ensemble(networks).eval()) if others else first
-
-
 def check_resumable(path: Path, description: Mapping[str, Any]) -> int:
     """Refuse a checkpoint whose network, tokenizers, optimizer or schedule isn't this run's.
 
@@ -175,33 +156,6 @@ def _model_defaults() -> dict[str, Any]:
         for parameter in inspect.signature(encoder_decoder).parameters.values()
         if parameter.default is not inspect.Parameter.empty
     }
-
-
-def find_checkpoints(
-    *, run: str | list[str] | None, checkpoint: str | list[str] | None = None
-) -> list[Path]:
-    """The checkpoint files that the user means: one, or those of an ensemble.
-
-    Args:
-        run: folder of a training run, or several; see :func:`find_checkpoint`.
-        checkpoint: a file, or several, instead.
-
-    Raises:
-        ValueError: if neither or both are given, or a list is empty.
-        FileNotFoundError: if there is no such folder, or no checkpoint in it.
-    """
-    if (run is None) == (checkpoint is None):
-        raise ValueError(
-            "give either run=FOLDER of a training run or checkpoint=FILE; several, as an ensemble, "
-            "as run=[FOLDER,FOLDER]"
-        )
-    key, given = ("checkpoint", checkpoint) if run is None else ("run", run)
-    several = given if isinstance(given, list) else [given]
-    if not several or not all(isinstance(one, str) and one for one in several):
-        raise ValueError(f"{key}={given} must be a path or a list of paths")
-    if run is None:
-        return [Path(str(one)) for one in several]
-    return [find_checkpoint(str(one)) for one in several]
 
 
 def find_checkpoint(run: str) -> Path:

@@ -590,6 +590,7 @@ class RunConfig:
 
     run: Any = None  # a path, or a list of them
     checkpoint: Any = None
+    bundle: Any = None
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     batch_size: int = 64
     accelerator: str = "auto"
@@ -619,6 +620,15 @@ class TranslateConfig(RunConfig):
     format: str = "text"
     scores: bool = False
     alignments: bool = False
+
+
+@dataclass
+class BundleConfig:
+    """A run to hand on; ``conf/bundle.yaml`` fills it in."""
+
+    run: str | None = None
+    checkpoint: str | None = None
+    output: str | None = None
 
 
 _GROUPS: dict[str, dict[str, type]] = {
@@ -651,6 +661,7 @@ def register() -> None:
         ("train", TrainConfig),
         ("evaluate", EvaluateConfig),
         ("translate", TranslateConfig),
+        ("bundle", BundleConfig),
     ):
         store.store(name=f"{name}_schema", node=schema)
     for group, schemas in _GROUPS.items():

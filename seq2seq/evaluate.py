@@ -29,12 +29,13 @@ def evaluate(config: DictConfig) -> Figures:
     Raises:
         ValueError, FileNotFoundError: one sentence for whatever the user can mend.
     """
-    from seq2seq.checkpoint import chosen_device, find_checkpoints, load_together
+    from seq2seq.checkpoint import chosen_device
     from seq2seq.data.batch import EncodedSplit
     from seq2seq.data.corpus import read_pairs
     from seq2seq.data.sampler import EvaluationLoader
     from seq2seq.metrics import TranslationScores
     from seq2seq.scoring import SplitScores
+    from seq2seq.trained import find_trained, load_together
     from seq2seq.translator import Translator
 
     for key in ("output", "metrics"):
@@ -43,8 +44,9 @@ def evaluate(config: DictConfig) -> Figures:
     pairs = read_pairs(
         *_files(config), source_column=config.source_column, target_column=config.target_column
     )
-    given = {key: plain(config)[key] for key in ("run", "checkpoint")}  # lists may be among them
-    paths = find_checkpoints(**given)
+    # Lists may be among them.
+    given = {key: plain(config)[key] for key in ("run", "checkpoint", "bundle")}
+    paths = find_trained(**given)
     device = chosen_device(config.accelerator)
     trained = load_together(paths)
     trained.model.to(device)

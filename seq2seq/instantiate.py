@@ -40,8 +40,8 @@ LISTED_TARGETS = frozenset(
 # files, and allow_target would let a config allow itself anything.
 REFUSED_MODULES = frozenset(
     {
-        *("assembly", "config", "evaluate", "inspection", "instantiate", "measurement"),
-        *("records", "report", "status", "sweep", "train", "translate"),
+        *("assembly", "bundle", "config", "evaluate", "export", "inspection", "instantiate"),
+        *("measurement", "records", "report", "status", "sweep", "train", "translate"),
     }
 )
 

@@ -47,11 +47,13 @@ def translate(config: DictConfig) -> None:
     Raises:
         ValueError, FileNotFoundError: one sentence for whatever the user can mend.
     """
-    from seq2seq.checkpoint import chosen_device, find_checkpoints, load_together
+    from seq2seq.checkpoint import chosen_device
+    from seq2seq.trained import find_trained, load_together
     from seq2seq.translator import Translator
 
-    given = {key: plain(config)[key] for key in ("run", "checkpoint")}  # lists may be among them
-    paths = find_checkpoints(**given)
+    # Lists may be among them.
+    given = {key: plain(config)[key] for key in ("run", "checkpoint", "bundle")}
+    paths = find_trained(**given)
     trained = load_together(paths)
     trained.model.to(chosen_device(config.accelerator))
     translator = Translator(**trained._asdict(), **plain(config.decoding))

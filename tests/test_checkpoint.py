@@ -18,15 +18,12 @@ from seq2seq.checkpoint import (
     chosen_device,
     describe,
     find_checkpoint,
-    find_checkpoints,
-    load_together,
     load_trained,
     read_checkpoint,
 )
 from seq2seq.data.corpus import Pair
 from seq2seq.data.tokenizer import PAD_ID, Tokenizer, train_tokenizers
 from seq2seq.models.encoder_decoder import EncoderDecoder, encoder_decoder
-from seq2seq.models.ensemble import Ensemble
 from seq2seq.train import train
 from seq2seq.translator import Translator
 
@@ -245,18 +242,6 @@ def test_a_run_means_its_best_checkpoint_or_else_its_last(tmp_path: Path) -> Non
     for name in ("last.ckpt", "best.ckpt"):
         (tmp_path / "checkpoints" / name).touch()
         assert find_checkpoint(str(tmp_path)).name == name
-    assert find_checkpoints(run=[str(tmp_path)]) == [tmp_path / "checkpoints" / "best.ckpt"]
-    files = ["some.ckpt", "other.ckpt"]
-    assert find_checkpoints(run=None, checkpoint=files) == [Path(file) for file in files]
-    assert find_checkpoints(run=None, checkpoint="some.ckpt") == [Path("some.ckpt")]
-    with pytest.raises(ValueError, match=r"run=\[\] must be a path or a list of paths"):
-        find_checkpoints(run=[])
-
-
-@pytest.mark.parametrize("given", [{"run": None}, {"run": "a", "checkpoint": "b"}])
-def test_neither_or_both_of_run_and_checkpoint_is_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="either run=FOLDER .* or checkpoint=FILE"):
-        find_checkpoints(**given)
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
@@ -267,20 +252,3 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         assert chosen_device("auto") == torch.device("cpu")
         with pytest.raises(ValueError, match="no CUDA GPU: use accelerator=cpu"):
             chosen_device("gpu")
-
-
-def test_networks_translate_together_only_with_the_same_vocabularies(tmp_path: Path) -> None:
-    first, second = save(tmp_path / "a.ckpt"), save(tmp_path / "b.ckpt", cell="gru")
-    assert load_together([tmp_path / "a.ckpt"]).model.state_dict().keys() == (
-        first.state_dict().keys()
-    )
-    together = load_together([tmp_path / "a.ckpt", tmp_path / "b.ckpt"])
-    assert isinstance(together.model, Ensemble) and not together.model.training
-    for network, other in zip(together.model.networks(), (first, second), strict=True):
-        for name, weight in other.state_dict().items():
-            assert torch.equal(network.state_dict()[name], weight)
-    checkpoint = torch.load(tmp_path / "b.ckpt", weights_only=True)
-    checkpoint[KEY]["target_tokenizer"] = tokenizers("whitespace")[1].state()
-    torch.save(checkpoint, tmp_path / "b.ckpt")
-    with pytest.raises(ValueError, match=r"a.ckpt and .*b.ckpt can't .* target tokenizers differ"):
-        load_together([tmp_path / "a.ckpt", tmp_path / "b.ckpt"])

@@ -108,7 +108,7 @@ def test_the_installed_wheel_starts_from_an_unrelated_folder(
         installed / "python", "-c", "import seq2seq; print(seq2seq.__file__)", folder=tmp_path
     )
     assert where.startswith(str(installed.parent))
-    for name in ("train", "inspect", "evaluate", "translate", "report"):
+    for name in ("train", "inspect", "evaluate", "translate", "bundle", "report"):
         assert name in run(installed / f"seq2seq-{name}", "--help", folder=tmp_path)
     job = run(installed / "python", "-m", "seq2seq.train", "--cfg", "job", folder=tmp_path)
     assert "hidden_size" in job
