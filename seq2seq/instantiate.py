@@ -42,6 +42,7 @@ REFUSED_MODULES = frozenset(
     {
         *("assembly", "bundle", "config", "evaluate", "export", "inspection", "instantiate"),
         *("measurement", "records", "report", "status", "sweep", "train", "translate"),
+        "user_errors",
     }
 )
 
