@@ -1,6 +1,7 @@
 """Training end to end: what a run leaves behind, how it stops, and what it refuses."""
 
 import json
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -53,8 +54,9 @@ def texts(folder: Path) -> set[str]:
 
 
 def test_a_run_leaves_figures_under_the_keys_of_tensorboard(
-    compose: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    compose: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="seq2seq")
     figures = train(
         compose(
             *("trainer.max_epochs=2", "trainer.log_every_n_steps=2"),
@@ -62,7 +64,6 @@ def test_a_run_leaves_figures_under_the_keys_of_tensorboard(
         )
     )
     run = tmp_path / "run"
-    printed = capsys.readouterr().out
     assert json.loads((run / "metrics.json").read_text()) == figures
 
     tested = {name: value for name, value in figures.items() if name.startswith("test")}
@@ -82,7 +83,7 @@ def test_a_run_leaves_figures_under_the_keys_of_tensorboard(
     assert {f"hp/{name}" for name in FIGURES} <= shown.keys()
     assert any("samples" in tag for tag in texts(run))
     assert any("initialization" in tag for tag in texts(run))
-    assert "samples of the validation split after 12 steps" in printed
+    assert "samples of the validation split after 12 steps" in caplog.text
 
     assert figures["test/perplexity"] == pytest.approx(
         float(torch.tensor(figures["test/loss"]).exp()), rel=1e-4
@@ -347,7 +348,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(
         ("model.hidden_sise=4", "Key 'hidden_sise' not in 'ModelConfig'"),
         ("trainer.foo=1", "Key 'foo' not in 'TrainerConfig'"),
         ("model=transformer", "bahdanau2015"),
-        ("experiment=nope", "Available options in 'experiment'"),
+        ("experiment=nope", "available options in 'experiment'"),
         ("model.hidden_size=abc", "model.hidden_size"),
         ("optimizer.momentum=0.9", "Key 'momentum' not in 'AdamConfig'"),
         # values that don't fit: refused before data is read
