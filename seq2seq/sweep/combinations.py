@@ -27,21 +27,31 @@ class Combination:
         values: by key.
         members: at least one.
         found: the metric of those members that have it, in their order.
+        seeds: of the same members.
     """
 
     values: Mapping[str, Value]
     members: tuple[Evidence, ...]
     found: tuple[float, ...]
+    seeds: tuple[tuple[Value, ...], ...]
 
     @property
     def mean(self) -> float | None:
-        """Of the metric; None where no run has it."""
-        return statistics.fmean(self.found) if self.found else None
+        """Of the metric, over seeds; None where no run has it."""
+        return statistics.fmean(self.by_seed) if self.found else None
 
     @property
     def deviation(self) -> float | None:
-        """Sample standard deviation of the metric; None with fewer than two runs."""
-        return statistics.stdev(self.found) if len(self.found) > 1 else None
+        """Sample standard deviation of the metric; None with fewer than two seeds."""
+        return statistics.stdev(self.by_seed) if len(self.by_seed) > 1 else None
+
+    @property
+    def by_seed(self) -> tuple[float, ...]:
+        """The metric of each seed that has it: runs with the same one are no repetitions."""
+        together: dict[tuple[Value, ...], list[float]] = {}
+        for seed, value in zip(self.seeds, self.found, strict=True):
+            together.setdefault(seed, []).append(value)
+        return tuple(map(statistics.fmean, together.values()))
 
     def count(self, status: str) -> int:
         """Number of members that ended, or stand, so."""
@@ -67,14 +77,40 @@ def number(one: Evidence, name: str) -> float | None:
     return float(value)  # type: ignore[arg-type]
 
 
+def runs_in_words(count: int) -> str:
+    """``1 run``, ``2 runs``."""
+    return "1 run" if count == 1 else f"{count} runs"
+
+
 def is_seed(key: str) -> bool:
     """Whether runs that differ in it are repetitions of each other."""
     return key.rpartition(".")[2] in ("seed", "initialization_seed")
 
 
+def seed_of(overrides: Mapping[str, Value]) -> tuple[Value, ...]:
+    """All that may differ between repetitions."""
+    return tuple(value for key, value in overrides.items() if is_seed(key))
+
+
 def is_condition(key: str) -> bool:
     """Whether it says what is learned, not how: values of the metric compare only within it."""
-    return key == "sweep" or key.partition(".")[0] == "data"
+    return key == "sweep" or (key.partition(".")[0] == "data" and not is_seed(key))
+
+
+def condition_of(settings: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
+    """What is learned, by key; nothing where all learn the same."""
+    return tuple((key, value) for key, value in settings.items() if is_condition(key))
+
+
+def by_condition(
+    combinations: Sequence[Combination],
+) -> dict[tuple[tuple[str, Value], ...], list[Combination]]:
+    """Those with a value of the metric, apart by what is learned: one group if all compare."""
+    groups: dict[tuple[tuple[str, Value], ...], list[Combination]] = {}
+    for one in combinations:
+        if one.found:
+            groups.setdefault(condition_of(one.values), []).append(one)
+    return groups
 
 
 def varied(evidence: Sequence[Evidence]) -> tuple[list[str], list[str]]:
@@ -106,6 +142,9 @@ def combine(evidence: Sequence[Evidence], keys: Sequence[str], metric: str) -> l
             values=dict(zip(keys, values, strict=True)),
             members=tuple(members),
             found=tuple(value for one in members if (value := number(one, metric)) is not None),
+            seeds=tuple(
+                seed_of(one.run.overrides) for one in members if number(one, metric) is not None
+            ),
         )
         for values, members in together.items()
     ]
@@ -155,7 +194,7 @@ def best_values(combinations: Sequence[Combination], metric: str) -> dict[str, B
         by_value: dict[Value, list[float]] = {}
         for one in combinations:
             # Of a combination first, so that missing seeds don't shift what it stands for.
-            measured = [*one.found, *[sign * math.inf] * one.count(DIVERGED)]
+            measured = [*one.by_seed, *[sign * math.inf] * one.count(DIVERGED)]
             if measured:
                 by_value.setdefault(one.values[key], []).append(statistics.median(measured))
         medians = {value: statistics.median(all_) for value, all_ in by_value.items()}

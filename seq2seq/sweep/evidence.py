@@ -202,16 +202,12 @@ def _name(run: Path, sweep: Path, sweeps: Mapping[Path, str]) -> str:
 
 def _plan(sweep: Path, name: str, notes: list[tuple[str, str]]) -> SweepPlan | None:
     try:
-        plan = read_plan(sweep)
-        if plan.jobs is not None and not isinstance(plan.jobs, int):
-            raise ValueError(f"jobs is {plan.jobs!r}, which is no number of runs")
+        return read_plan(sweep)
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:
-        said = str(error).replace(str(sweep / SWEEP_PLAN), "it")
-        notes.append((name, f"{SWEEP_PLAN}: {said}"))
+        notes.append((name, str(error).replace(str(sweep / SWEEP_PLAN), SWEEP_PLAN)))
         return None
-    return plan
 
 
 def _stopped(sweep: Path, plan: SweepPlan, begun: Sequence[Evidence]) -> bool:

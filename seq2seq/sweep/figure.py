@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from seq2seq.diagnostics.gradient_profile import SMALLEST_NORM
-from seq2seq.sweep.runs import Run, Value, is_number, swept
+from seq2seq.sweep.runs import Run, Value, is_number, swept, typed
 
 KINDS = ("lines", "matrix", "profile")
 
@@ -298,7 +298,7 @@ def _draw_matrix(
         axes.text(
             column,
             row,
-            f"{value:.3g}" if math.isfinite(value) else "-",
+            measured(value) if math.isfinite(value) else "-",
             ha="center",
             va="center",
             fontsize=8,
@@ -371,13 +371,12 @@ def _require_positive(runs: Sequence[Run], name: str, axes: Sequence[str | None]
 
 
 def different_values(runs: Sequence[Run], name: str | None) -> list[Value]:
-    """Different values in order: numbers by size, anything else as first seen."""
+    """Different values in order: numbers by size, then anything else as first seen."""
     if name is None:
         return [None]
     values = list(dict.fromkeys(run.value(name) for run in runs))
-    if all(is_number(value) for value in values):
-        return sorted(values)  # type: ignore[type-var]
-    return values
+    numbers = sorted(value for value in values if is_number(value))  # type: ignore[type-var]
+    return [*numbers, *(value for value in values if not is_number(value))]
 
 
 def _finite(runs: Sequence[Run], x: str, value: Value, y: str) -> list[float]:
@@ -393,7 +392,14 @@ def _mean(values: Sequence[float], *, geometric: bool = False) -> float:
 
 def shown(value: Value) -> str:
     """A value as it stands beside a line or an axis."""
+    if value is None or isinstance(value, bool):
+        return typed(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def measured(value: float) -> str:
+    """A loss or another figure of a run, with the digits that tell it from the next one."""
+    return f"{value:.5g}"
 
 
 def _short(name: str) -> str:

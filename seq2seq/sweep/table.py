@@ -2,12 +2,15 @@
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from seq2seq.records import write_whole
-from seq2seq.sweep.runs import Run, Value, swept, typed
+from seq2seq.sweep.combinations import is_condition, smaller_is_better
+from seq2seq.sweep.evidence import objective_of
+from seq2seq.sweep.runs import Run, Value, is_number, swept, typed
 
 TABLE = "sweep.csv"
 
@@ -32,16 +35,25 @@ def write_table(path: Path, runs: Sequence[Run]) -> None:
 
 
 def outcome(runs: Sequence[Run]) -> str:
-    """How many runs there are, how they ended, and the lowest loss with its overrides."""
+    """How many runs there are, how they ended, and the best by the objective with its overrides.
+
+    No run is called best where they learn different things, as their figures don't compare.
+    """
     counts = Counter(run.columns["status"] for run in runs)
     number = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     lines = [f"{number}: " + ", ".join(f"{n} {status}" for status, n in counts.items())]
-    losses = {index: run.columns.get("test/loss") for index, run in enumerate(runs)}
-    known = {index: loss for index, loss in losses.items() if isinstance(loss, float)}
-    if known:
-        best = min(known, key=known.__getitem__)
-        overrides = [f"{key}={typed(runs[best].overrides.get(key))}" for key in swept(runs)]
-        lines.append(" ".join([f"lowest test/loss {known[best]:.4f}", *overrides]))
+    keys = swept(runs)
+    objective = objective_of(runs[0].folder) if runs else ""
+    known = {
+        index: float(figure)  # type: ignore[arg-type]
+        for index, run in enumerate(runs)
+        if is_number(figure := run.columns.get(objective)) and math.isfinite(figure)  # type: ignore[arg-type]
+    }
+    if known and not any(map(is_condition, keys)):
+        choose, word = (min, "lowest") if smaller_is_better(objective) else (max, "highest")
+        best = choose(known, key=known.__getitem__)
+        overrides = [f"{key}={typed(runs[best].overrides.get(key))}" for key in keys]
+        lines.append(" ".join([f"{word} {objective} {known[best]:.4f}", *overrides]))
     return "\n".join(lines)
 
 

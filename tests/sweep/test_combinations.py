@@ -9,6 +9,7 @@ from seq2seq.sweep.combinations import (
     best_by_value,
     best_member,
     best_values,
+    by_condition,
     combine,
     edge,
     ranked,
@@ -112,3 +113,23 @@ def test_what_differs_from_sweep_to_sweep_only_is_said_by_its_name() -> None:
 def test_a_combination_without_values_has_no_best_run() -> None:
     with pytest.raises(ValueError, match="no run has test/loss"):
         best_member(combined()[-1], "test/loss")
+
+
+def test_runs_with_the_same_seed_are_one_seed() -> None:
+    runs = [run(loss, gain=1.0, seed=seed) for seed, loss in ((1, 1.0), (1, 2.0), (2, 3.5))]
+    (one,) = combine(runs, [], "test/loss")
+    assert one.by_seed == (1.5, 3.5)
+    assert (one.mean, one.deviation) == (2.5, pytest.approx(2**0.5))
+
+
+def test_values_compare_only_between_runs_that_learn_the_same() -> None:
+    runs = [run(1.0, data=data, gain=gain) for data in ("copy", "reverse") for gain in (1, 2)]
+    groups = by_condition(combined([*runs, run(None, data="sort", gain=1)]))
+    assert {condition: len(group) for condition, group in groups.items()} == {
+        (("data", "copy"),): 2,
+        (("data", "reverse"),): 2,
+    }
+
+
+def test_the_seed_of_the_data_is_a_seed() -> None:
+    assert len(by_condition(combined([run(1.0, **{"data.seed": seed}) for seed in (1, 2)]))) == 1

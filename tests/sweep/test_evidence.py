@@ -45,6 +45,12 @@ def test_a_key_that_a_run_was_started_without_is_looked_up_in_its_config(
     assert dict(b.run.overrides) == {"optimizer.lr": 0.002, "model": "gru", "seed": 3}
 
 
+def test_all_nans_are_one_value(make_run: MakeRun, tmp_path: Path) -> None:
+    for number, seed in enumerate((1, 2)):
+        make_run(tmp_path / str(number), {"optimizer.lr": "nan", "seed": seed})
+    assert {one.run.overrides["optimizer.lr"] for one in gather([tmp_path]).evidence} == {"nan"}
+
+
 def test_runs_come_in_the_order_of_their_numbers(make_run: MakeRun, tmp_path: Path) -> None:
     for number in (10, 9, 1):
         make_run(tmp_path / str(number), {"seed": number})
