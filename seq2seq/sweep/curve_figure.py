@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from seq2seq.sweep.combinations import DIVERGED, Combination
 from seq2seq.sweep.evidence import Evidence
-from seq2seq.sweep.figure import MOST_STEPS, apart, line_colour, shown
+from seq2seq.sweep.figure import MOST_STEPS, apart, line_colour, measured, shown
 from seq2seq.sweep.metric_figures import evenly_on_logarithm
 from seq2seq.sweep.picture import Panel, Picture
 from seq2seq.sweep.plan import short_key
@@ -39,10 +39,15 @@ def curves(combinations: Sequence[Combination], keys: Sequence[str]) -> Picture 
         combinations: one line each, the mean over their runs.
         keys: that were swept, without seeds.
     """
-    logged = {name for one in _all(combinations) for row in one.curves.values() for name in row}
-    names = [name for name in CURVES if name in logged]
+    names = [name for name in CURVES if any(_logged(one, name) for one in _all(combinations))]
     if not names:
         return None
+    # What has no line needs no colour.
+    combinations = [
+        one
+        for one in combinations
+        if any(_logged(member, name) for member in one.members for name in names)
+    ]
     colours = _Colours(combinations, keys)
     spread = any(len(one.members) > 1 for one in combinations)
     bands = spread and len(combinations) <= _MOST_COLOURS
@@ -57,6 +62,8 @@ def curves(combinations: Sequence[Combination], keys: Sequence[str]) -> Picture 
                 if across is None or one.values[across] == value
             ]
             part = [combinations[index] for index in indices]
+            if not any(_logged(one, name) for one in _all(part)):
+                continue
             where = f"{short_key(across, keys)} {shown(value)}" if across else ""
             panels.append(
                 Panel(
@@ -67,7 +74,7 @@ def curves(combinations: Sequence[Combination], keys: Sequence[str]) -> Picture 
                     ),
                 )
             )
-    lost = any(one.status == DIVERGED for one in _all(combinations))
+    lost = any(_last_points(one, name) for one in combinations for name in names)
     return Picture(
         name="curves",
         caption=f"{' and '.join(names)} over the optimizer steps, "
@@ -207,6 +214,10 @@ def _limits(combinations: Sequence[Combination], name: str) -> tuple[float, floa
     return (min(values), max(values)) if values and min(values) < max(values) else None
 
 
+def _logged(one: Evidence, name: str) -> bool:
+    return any(math.isfinite(row.get(name, math.nan)) for row in one.curves.values())
+
+
 def _over_steps(one: Combination, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Steps at which any run logged it, and its values ``[runs, steps]``, NaN where it did not."""
     curves = [
@@ -229,16 +240,22 @@ def _over_steps(one: Combination, name: str) -> tuple[NDArray[np.int64], NDArray
 def _last_points(one: Combination, name: str) -> list[tuple[int, float]]:
     points = []
     for member in one.members:
-        steps = [step for step, row in member.curves.items() if name in row]
-        if member.status == DIVERGED and steps:
-            points.append((max(steps), member.curves[max(steps)][name]))
+        if member.status == DIVERGED and _logged(member, name):
+            step = _last_step(member, name)
+            points.append((step, member.curves[step][name]))
     return points
 
 
 def _ends_in_words(combinations: Sequence[Combination], name: str) -> str:
     ends = [
-        member.curves[max(steps)][name]
+        member.curves[_last_step(member, name)][name]
         for member in _all(combinations)
-        if (steps := [step for step, row in member.curves.items() if name in row])
+        if _logged(member, name)
     ]
-    return f"The runs end between {min(ends):.3g} and {max(ends):.3g}."
+    if len(ends) == 1:
+        return f"The run ends at {measured(ends[0])}."
+    return f"The runs end between {measured(min(ends))} and {measured(max(ends))}."
+
+
+def _last_step(one: Evidence, name: str) -> int:
+    return max(step for step, row in one.curves.items() if math.isfinite(row.get(name, math.nan)))

@@ -17,14 +17,17 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from seq2seq.diagnostics.gradient_profile import GradientProfile
-from seq2seq.sweep.combinations import Combination, number, ranked
+from seq2seq.sweep.combinations import Combination, by_condition, is_seed, number, ranked, seed_of
 from seq2seq.sweep.evidence import Evidence
 from seq2seq.sweep.figure import shown
 from seq2seq.sweep.picture import Panel, Picture
 from seq2seq.sweep.plan import short_key
+from seq2seq.sweep.runs import swept
 
 _MOST_HEAT_MAPS = 8
 _TITLE_WIDTH = 38  # letters
+# Colour of what was not measured.
+_UNKNOWN = "0.88"
 
 
 def gradient_heat_maps(
@@ -56,15 +59,24 @@ def gradient_heat_maps(
     # One run that explodes, or has underflowed, doesn't take all colours.
     low, high = np.percentile(known, [5, 95])
     norm = Normalize(math.floor(low), max(math.ceil(high), math.floor(low) + 2))
-    remarks = _remarks(chosen, metric)
+    distances = max(map(len, logarithms.values()))
+    # Which is best of runs that learn different things can't be said.
+    remarks = _remarks(chosen, metric) if len(by_condition(combinations)) < 2 else {}
+    titles = _titles(chosen, keys, remarks)
     panels = [
         Panel(
-            draw=_HeatMap(profiles[one.name], logarithms[one.name], norm),
-            title=_title(one, keys, remarks),
+            draw=_HeatMap(
+                [profile.step for profile in profiles[one.name]],
+                logarithms[one.name],
+                norm,
+                last_step=max(one.curves, default=0),
+                distances=distances,
+            ),
+            title=title,
             alt=f"Gradient norm of {layer} in run {one.name}: "
             + _flow_in_words(profiles[one.name]),
         )
-        for one in chosen
+        for one, title in zip(chosen, titles, strict=True)
     ]
     return Picture(
         name="gradient_norm",
@@ -96,25 +108,35 @@ class _HeatMap:
     """Draws the gradient norm of one run."""
 
     def __init__(
-        self, profiles: Sequence[GradientProfile], matrix: NDArray[np.float64], norm: Normalize
+        self,
+        steps: Sequence[int],
+        matrix: NDArray[np.float64],
+        norm: Normalize,
+        *,
+        last_step: int,
+        distances: int,
     ) -> None:
-        self._steps = [profile.step for profile in profiles]
-        self._matrix, self._norm = matrix, norm
+        self._steps, self._matrix, self._norm = steps, matrix, norm
+        self._last_step, self._distances = max(last_step, steps[-1]), distances
 
     def __call__(self, figure: FigureBase) -> None:
         axes: Axes = figure.subplots()
-        colours = matplotlib.colormaps["viridis"].with_extremes(bad="0.88")
-        distances = len(self._matrix)
+        colours = matplotlib.colormaps["viridis"].with_extremes(bad=_UNKNOWN)
+        axes.set_facecolor(_UNKNOWN)
         axes.pcolormesh(
             _borders(self._steps),
-            np.arange(distances + 1) - 0.5,
+            np.arange(len(self._matrix) + 1) - 0.5,
             np.ma.masked_invalid(self._matrix),
             norm=self._norm,
             cmap=colours,
             rasterized=True,
         )
-        axes.set_xlim(left=min(self._steps[0], self._steps[-1] - 0.5))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_ylim(-0.5, self._distances - 0.5)
+        if len(self._steps) == 1:  # a column without a width of its own
+            axes.set_xticks(self._steps)
+        else:
+            axes.set_xlim(self._steps[0], min(self._last_step, _borders(self._steps)[-1]))
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel("optimizer steps")
         axes.set_ylabel("timesteps back")
@@ -158,18 +180,42 @@ def _chosen(
 
 def _alone(one: Evidence, metric: str) -> Combination:
     value = number(one, metric)
-    return Combination({}, (one,), () if value is None else (value,))
+    known = value is not None
+    return Combination(
+        values={},
+        members=(one,),
+        found=(value,) if value is not None else (),
+        seeds=(seed_of(one.run.overrides),) if known else (),
+    )
 
 
 def _remarks(chosen: Sequence[Evidence], metric: str) -> dict[str, str]:
     order = ranked([_alone(one, metric) for one in chosen], metric)
-    if len(order) < 2:
+    if len(order) < 2 or order[0].found == order[-1].found:
         return {}
     return {order[0].members[0].name: "best", order[-1].members[0].name: "worst"}
 
 
-def _title(one: Evidence, keys: Sequence[str], remarks: dict[str, str]) -> str:
+def _titles(chosen: Sequence[Evidence], keys: Sequence[str], remarks: dict[str, str]) -> list[str]:
+    """What was swept; of runs that share it their seeds too, or their names."""
+    seeds = [key for key in swept([one.run for one in chosen]) if is_seed(key)]
+    named = [[one.run.overrides.get(key) for key in keys] for one in chosen]
+    with_seeds = [
+        [*values, *(one.run.overrides.get(key) for key in seeds)]
+        for one, values in zip(chosen, named, strict=True)
+    ]
+    titles = []
+    for one, values, seeded in zip(chosen, named, with_seeds, strict=True):
+        shared = named.count(values) > 1
+        extra = [*keys, *(seeds if shared else [])]
+        run = [f"run {one.name}"] if shared and with_seeds.count(seeded) > 1 else []
+        titles.append(_title(one, extra, run, remarks))
+    return titles
+
+
+def _title(one: Evidence, keys: Sequence[str], run: list[str], remarks: dict[str, str]) -> str:
     values = [f"{short_key(key, keys)} {shown(one.run.overrides.get(key))}" for key in keys]
+    values += run
     words = [remarks.get(one.name), one.status if one.status != "finished" else None]
     extra = [word for word in words if word]
     title = ", ".join(values or [f"run {one.name}"]) + (f" ({', '.join(extra)})" if extra else "")

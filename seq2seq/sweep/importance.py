@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from seq2seq.sweep.combinations import condition_of, is_condition, seed_of
 from seq2seq.sweep.runs import Value, is_number
 
 # Groups that the many different values of a searched number are put into.
@@ -45,6 +46,7 @@ class Importance:
             combination was run, what can't be told apart.
         runs: number of runs it rests on.
         logarithmic: whether the logarithm of the metric was taken.
+        within: keys within one value of which the differences lie that were divided.
     """
 
     shares: tuple[Share, ...]
@@ -52,6 +54,7 @@ class Importance:
     together: float
     runs: int
     logarithmic: bool
+    within: tuple[str, ...] = ()
 
 
 def importance(
@@ -61,12 +64,14 @@ def importance(
 
     One effect for each value of each key is fitted, their sum as near as possible to the metric. A
     key's part is the variance of its effects over the runs; what is left between combinations
-    belongs to no key alone. In a complete grid the effects are the means of the values.
+    belongs to no key alone. In a complete grid the effects are the means of the values. Where runs
+    learn different things, all that is divided are the differences between runs that learn the
+    same: values of the metric compare only there.
 
     Args:
         settings: of each run, its value of each key.
         metric: of each run; its logarithm is taken if all are above 0.
-        keys: that were swept, without seeds.
+        keys: that were swept, without seeds; those of what is learned have no share.
 
     Raises:
         ValueError: saying why there is too little to go by.
@@ -78,37 +83,51 @@ def importance(
             f"{len(metric)} {'run has' if len(metric) == 1 else 'runs have'} a value, and fewer "
             f"than {_FEWEST_RUNS} say too little"
         )
-    columns = {key: grouped([one.get(key) for one in settings]) for key in keys}
-    columns = {key: groups for key, groups in columns.items() if len(set(groups)) > 1}
-    effects = sum(map(_effects_of, columns.values()))
-    if not columns or len(metric) < 2 * (effects + 1):
+    conditions = [condition_of({key: one.get(key) for key in keys}) for one in settings]
+    there_are = len(set(conditions))
+    within = tuple(key for key in keys if is_condition(key)) if there_are > 1 else ()
+    columns = {
+        key: grouped([one.get(key) for one in settings]) for key in keys if not is_condition(key)
+    }
+    effects_in = {key: _effects_in(conditions, groups) for key, groups in columns.items()}
+    columns = {key: groups for key, groups in columns.items() if effects_in[key]}
+    if not columns and within:
+        raise ValueError(
+            f"within one {' and '.join(within)}, where values compare, no key was swept"
+        )
+    effects = sum(effects_in.values())
+    if not columns or len(metric) < 2 * (effects + there_are):
         raise ValueError(
             f"{len(metric)} runs have a value, too few for the {effects} effects of the swept keys"
         )
     logarithmic = min(metric) > 0
     values = np.log(metric) if logarithmic else np.asarray(metric, dtype=np.float64)
-    total = float(((values - values.mean()) ** 2).sum())
-    if total <= 1e-12 * max(1.0, float((values**2).sum())):
+    size = float((values**2).sum())
+    values = _centred(conditions, values[:, None])[:, 0]
+    if float((values**2).sum()) <= 1e-12 * max(1.0, size):
         raise ValueError("all runs have the same value")
-    effects_of = _effects(columns, values)
+    effects_of = _effects(columns, conditions, values)
     parts = {key: float(np.mean(effect**2)) for key, effect in effects_of.items()}
     cells = [tuple(one.get(key) for key in keys) for one in settings]
-    within = _within(cells, values) / len(values)
-    sum_of_effects = values.mean() + sum(effects_of.values())
-    left = max(0.0, float(np.mean((values - sum_of_effects) ** 2)) - within)
-    whole = sum(parts.values()) + left + within
+    repeated = {(cell, seed_of(one)) for cell, one in zip(cells, settings, strict=True)}
+    noise = _within(cells, values) / len(values)
+    left = max(0.0, float(np.mean((values - sum(effects_of.values())) ** 2)) - noise)
+    whole = sum(parts.values()) + left + noise
     shares = [
         Share(
-            name=key, explained=part / whole, chance=_effects_of(columns[key]) / (len(values) - 1)
+            name=key,
+            explained=part / whole,
+            chance=effects_in[key] / (len(values) - there_are),
         )
         for key, part in parts.items()
     ]
     return Importance(
         shares=tuple(sorted(shares, key=lambda share: -share.explained)),
-        noise=within / whole if len(set(cells)) < len(cells) else None,
+        noise=noise / whole if len(set(cells)) < len(repeated) else None,
         together=left / whole,
         runs=len(values),
         logarithmic=logarithmic,
+        within=within,
     )
 
 
@@ -130,25 +149,43 @@ def correlation_ratio(groups: Sequence[Hashable], values: Sequence[float]) -> fl
     return 1 - _within(groups, array) / total if total > 0 else 0.0
 
 
-def _effects_of(groups: Sequence[Hashable]) -> int:
-    return len(set(groups)) - 1
+def _effects_in(conditions: Sequence[Hashable], groups: Sequence[Hashable]) -> int:
+    """How many effects of a key can be told from those of what is learned."""
+    inside = len(set(zip(conditions, groups, strict=True))) - len(set(conditions))
+    return min(len(set(groups)) - 1, inside)
+
+
+def _centred(conditions: Sequence[Hashable], columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Columns ``[runs, columns]`` less their means over runs that learn the same."""
+    centred = columns.copy()
+    for condition in dict.fromkeys(conditions):
+        rows = np.array([one == condition for one in conditions])
+        centred[rows] -= columns[rows].mean(axis=0)
+    return centred
 
 
 def _effects(
-    columns: Mapping[str, Sequence[Hashable]], values: NDArray[np.float64]
+    columns: Mapping[str, Sequence[Hashable]],
+    conditions: Sequence[Hashable],
+    values: NDArray[np.float64],
 ) -> dict[str, NDArray[np.float64]]:
     """The effect of each key on each run, 0 on average, from the best sum of effects."""
     indicators = {
-        key: np.array([[group == other for other in dict.fromkeys(groups)] for group in groups])
+        key: _centred(
+            conditions,
+            np.array(
+                [[group == other for other in dict.fromkeys(groups)] for group in groups],
+                dtype=np.float64,
+            ),
+        )
         for key, groups in columns.items()
     }
-    matrix = np.concatenate(list(indicators.values()), axis=1).astype(np.float64)
+    matrix = np.concatenate(list(indicators.values()), axis=1)
     # As keys may change together, the smallest of the solutions is taken.
-    solution = np.linalg.lstsq(matrix, values - values.mean(), rcond=None)[0]
+    solution = np.linalg.lstsq(matrix, values, rcond=None)[0]
     found, start = {}, 0
     for key, indicator in indicators.items():
-        effect = indicator @ solution[start : start + indicator.shape[1]]
-        found[key] = effect - effect.mean()
+        found[key] = indicator @ solution[start : start + indicator.shape[1]]
         start += indicator.shape[1]
     return found
 

@@ -19,25 +19,32 @@ import seq2seq
 from seq2seq.records import write_whole
 from seq2seq.sweep.combinations import (
     DIVERGED,
+    FAILED,
     Combination,
     best_by_value,
     best_member,
-    best_values,
+    by_condition,
     combine,
     edge,
     is_condition,
     is_seed,
     number,
     ranked,
+    runs_in_words,
     smaller_is_better,
     varied,
 )
 from seq2seq.sweep.curve_figure import curves
 from seq2seq.sweep.evidence import Evidence, Gathered, gather
-from seq2seq.sweep.figure import MOST_STEPS, different_values, shown
+from seq2seq.sweep.figure import MOST_STEPS, different_values, measured, shown
 from seq2seq.sweep.gradient_figure import gradient_heat_maps
 from seq2seq.sweep.importance import importance
-from seq2seq.sweep.metric_figures import importance_figure, metric_by_key, sweet_spot
+from seq2seq.sweep.metric_figures import (
+    importance_figure,
+    metric_by_key,
+    slope_at_start,
+    sweet_spot,
+)
 from seq2seq.sweep.picture import Picture
 from seq2seq.sweep.plan import short_key
 from seq2seq.sweep.progress import duration
@@ -48,13 +55,15 @@ from seq2seq.sweep.report_tables import (
     run_table,
     write_combinations,
 )
-from seq2seq.sweep.runs import Run, swept
+from seq2seq.sweep.runs import Run, Value, swept
 from seq2seq.sweep.table import write_table
 
 PAGE = "index.html"
 
 # Values of a key that are named in the words at the top.
 _MOST_VALUES = 4
+# Things to learn whose values are compared there one by one.
+_MOST_CONDITIONS = 6
 
 
 @dataclass(frozen=True)
@@ -108,14 +117,21 @@ def write_report(folders: Sequence[Path], *, metric: str | None, output: Path | 
         "metric": chosen,
         "better": "lower" if smaller_is_better(chosen) else "higher",
         "best": _best(combinations, keys, chosen),
-        "by_key": _by_key(combinations, keys, chosen),
+        "without": _why_none_is_best(gathered, chosen),
+        "reached": _reached(combinations, keys, chosen),
+        "too_many": len(by_condition(combinations)) > _MOST_CONDITIONS,
         "by_condition": condition_table(combinations, keys, chosen),
-        "conditions": ", ".join(short_key(key, keys) for key in keys if is_condition(key)),
+        "conditions": " and ".join(short_key(key, keys) for key in keys if is_condition(key)),
         "over_seeds": over_seeds,
+        "seeds": any(map(is_seed, swept([one.run for one in gathered.evidence]))),
+        "known": any(one.found for one in combinations),
         "runs": run_table(gathered.evidence, keys, chosen),
-        "notes": [(one.name, one.notes) for one in gathered.evidence if one.notes],
+        "notes": [
+            *((f"Sweep {name}", [note]) for name, note in gathered.notes),
+            *((f"Run {one.name}", one.notes) for one in gathered.evidence if one.notes),
+        ],
         "sections": sections,
-        "command": " ".join(map(quoted, ["seq2seq-report", *map(str, folders)])),
+        "command": " ".join(map(quoted, _command(folders, metric, output))),
         "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "version": seq2seq.__version__,
     }
@@ -155,6 +171,12 @@ def choose_metric(evidence: Sequence[Evidence], wanted: str | None) -> str:
     return wanted
 
 
+def _command(folders: Sequence[Path], metric: str | None, output: Path | None) -> list[str]:
+    asked = {"--metric": metric, "--output": output}
+    given = [(option, str(value)) for option, value in asked.items() if value is not None]
+    return ["seq2seq-report", *map(str, folders), *(text for pair in given for text in pair)]
+
+
 def _page_path(folder: Path, output: Path | None) -> Path:
     if output is None:
         return folder / "report" / PAGE
@@ -176,13 +198,22 @@ def _sections(
         return Section(id_, title, picture, "" if picture else instead)
 
     known = [one for one in evidence if number(one, metric) is not None]
+    slope = drawn(
+        "slope",
+        "The gradient before training",
+        lambda: slope_at_start(evidence, combinations),
+        "",
+    )
+    if all(one.inspected for one in evidence):
+        return [slope]  # the others are about training
     return [
-        drawn(
+        slope
+        if slope.picture and not known
+        else drawn(
             "sweet-spot",
             "The sweet spot",
             lambda: sweet_spot(evidence, combinations, metric),
-            "No number was swept that moves the slope of the gradient, or the slope or the metric "
-            "is not known: inspect=true measures the slope before training.",
+            "",
         ),
         drawn(
             "metric",
@@ -208,7 +239,7 @@ def _sections(
             "curves",
             "Training curves",
             lambda: curves(combinations, keys),
-            "No run has logged a loss yet.",
+            "No run has logged a loss.",
         ),
         drawn(
             "gradient",
@@ -222,22 +253,38 @@ def _sections(
 def _headline(gathered: Gathered) -> list[str]:
     evidence = gathered.evidence
     counts = Counter(one.status for one in evidence)
-    runs = "1 run" if len(evidence) == 1 else f"{len(evidence)} runs"
+    runs = runs_in_words(len(evidence))
     said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
     lines = [f"{runs}: {said}."]
     if gathered.planned is not None and gathered.planned > len(evidence):
         lines.append(f"{gathered.planned} runs are planned, {len(evidence)} have begun.")
-    seconds = [one.seconds for one in evidence if one.seconds is not None]
+    # How soon a run failed says nothing of how long one takes.
+    whole = [one for one in evidence if one.status != FAILED]
+    seconds = [one.seconds for one in whole if one.seconds is not None]
+    which = " that did not fail" if len(whole) < len(evidence) else ""
     if len(seconds) > 1:
         lines.append(
-            f"The runs took {duration(sum(seconds))} in all, "
+            f"The runs{which} took {duration(sum(seconds))} in all, "
             f"{duration(statistics.median(seconds))} each (median)."
         )
     elif seconds:
-        lines.append(f"The run took {duration(seconds[0])}.")
+        lines.append(f"The run{which} took {duration(seconds[0])}.")
     if counts["running"]:
         lines.append("Some are still running: the same command brings this page up to date.")
     return lines
+
+
+def _why_none_is_best(gathered: Gathered, metric: str) -> str:
+    evidence = gathered.evidence
+    if all(one.inspected for one in evidence):
+        if all(one.status == FAILED for one in evidence):
+            return "All runs failed."
+        return f"The runs were measured, not trained: none has {metric}."
+    begun = (gathered.planned or 0) <= len(evidence)
+    if not begun or any(one.status in ("running", "interrupted") for one in evidence):
+        return f"No run has {metric} yet: it is known when a run has finished."
+    finished = any(one.status == "finished" for one in evidence)
+    return f"No run has {metric}" + ("." if finished else ", as none has finished.")
 
 
 def quoted(text: str) -> str:
@@ -272,14 +319,24 @@ def _best(
         return None
     best = order[0]
     member = best_member(best, metric)
+    seeds, runs = len(best.by_seed), len(best.found)
+    mean = f"mean of {runs} runs with the same seed" if runs > 1 else ""
+    if seeds > 1:
+        mean = f"mean and standard deviation of {seeds} seeds"
+    # Of runs that learn different things it says what is easiest. Single runs are compared by name.
+    mixed = len(by_condition(combinations)) > 1 and list(keys) != ["sweep"]
+    lowest = "Lowest" if smaller_is_better(metric) else "Highest"
     return {
+        "title": f"{lowest} {metric} of all" if mixed else f"Best {metric}",
+        "mixed": mixed,
         "value": mean_in_words(best),
-        "runs": len(best.found),
-        "missing": len(best.members) - len(best.found) - best.count(DIVERGED),
+        "mean": mean,
+        "runs": runs,
+        "missing": len(best.members) - runs - best.count(DIVERGED),
         "with": _with(best, keys),
         "lost": best.count(DIVERGED),
         "run": member.name,
-        "run_value": f"{number(member, metric):.4g}",
+        "run_value": measured(number(member, metric) or 0.0),
         "command": " ".join(map(quoted, member.command)),
     }
 
@@ -288,30 +345,47 @@ def _with(best: Combination, keys: Sequence[str]) -> str:
     return ", ".join(f"{short_key(key, keys)} {shown(best.values[key])}" for key in keys)
 
 
-def _by_key(
+def _reached(
     combinations: Sequence[Combination], keys: Sequence[str], metric: str
+) -> list[dict[str, Any]]:
+    """What each key's values reach with the others at their best, for each thing to learn."""
+    groups = by_condition(combinations)
+    if len(groups) > _MOST_CONDITIONS:
+        return []
+    told = []
+    for condition, group in groups.items():
+        values = _by_key(group, [one for one in combinations if _in(one, condition)], keys, metric)
+        if values:
+            where = ", ".join(f"{short_key(key, keys)} {shown(value)}" for key, value in condition)
+            told.append({"where": where if len(groups) > 1 else "", "keys": values})
+    return told
+
+
+def _in(one: Combination, condition: Sequence[tuple[str, Value]]) -> bool:
+    return all(one.values[key] == value for key, value in condition)
+
+
+def _by_key(
+    known: Sequence[Combination],
+    tried: Sequence[Combination],
+    keys: Sequence[str],
+    metric: str,
 ) -> list[dict[str, str]]:
-    """What each key's values reach with the others at their best, and which is best by itself."""
-    alone = best_values(combinations, metric)
-    reached = best_by_value(combinations, metric)
+    """Of each key what its values reach, and whether the best is at the edge of those tried."""
     words = []
-    for key, values in reached.items():
-        tried = different_values(_runs(combinations), key)
+    for key, values in best_by_value(known, metric).items():
+        all_ = different_values(_runs(tried), key)
         # Of a number that is searched, no value stands for more than its own run.
-        if key == "sweep" or key not in alone or len(tried) > MOST_STEPS:
+        if is_condition(key) or len(values) < 2 or len(all_) > MOST_STEPS:
             continue
-        told = [f"{shown(value)} ({one.mean:.4g})" for value, one in values[:_MOST_VALUES]]
-        best = alone[key].value if is_condition(key) else values[0][0]
+        told = [f"{shown(value)} ({measured(one.mean or 0)})" for value, one in values]
+        more = ["others worse"] if len(values) > _MOST_VALUES else []
         words.append(
             {
                 "key": short_key(key, keys),
-                "value": shown(best),
-                "median": f"{alone[key].median:.4g}",
-                "reached": ", ".join(
-                    [*told, *(["others worse"] if len(values) > _MOST_VALUES else [])]
-                ),
-                "edge": edge(best, tried) or "",
-                "condition": "yes" if is_condition(key) else "",
+                "value": shown(values[0][0]),
+                "reached": ", ".join([*told[:_MOST_VALUES], *more]),
+                "edge": edge(values[0][0], all_) or "",
             }
         )
     return words

@@ -15,6 +15,7 @@ from seq2seq.sweep.combinations import (
     DIVERGED,
     FAILED,
     Combination,
+    condition_of,
     is_condition,
     is_seed,
     number,
@@ -22,14 +23,14 @@ from seq2seq.sweep.combinations import (
     smaller_is_better,
 )
 from seq2seq.sweep.evidence import Evidence
-from seq2seq.sweep.figure import shown
+from seq2seq.sweep.figure import measured, shown
 from seq2seq.sweep.plan import short_key
-from seq2seq.sweep.runs import DAMAGED, swept
+from seq2seq.sweep.runs import DAMAGED, Value, swept
 
 # Figures that stand in the table of runs beside the metric, where any run has them.
 _COLUMNS = (
     *("test/loss", "test/token_accuracy", "test/exact_match", "test/bleu"),
-    *("slope", "verdict", "train/steps_to_target"),
+    *("slope", "half_life", "verdict", "train/steps_to_target"),
 )
 # Settings of the task whose best runs are told one by one.
 _MOST_CONDITIONS = 24
@@ -64,12 +65,12 @@ class Table:
     Args:
         header: short name and full name of each column.
         rows: of as many cells.
-        best: index of the row to point out.
+        best: indices of the rows to point out.
     """
 
     header: list[tuple[str, str]]
     rows: list[list[Cell]]
-    best: int | None = None
+    best: frozenset[int] = frozenset()
 
     def numeric(self, column: int) -> bool:
         """Whether the column stands at the right, heading and all."""
@@ -92,7 +93,7 @@ def condition_table(
     header = [(short_key(key, keys), key) for key in (*conditions, *others)]
     rows = [
         [
-            *(_plain(one.values[key]) for key in (*conditions, *others)),
+            *(_setting(one.values[key]) for key in (*conditions, *others)),
             Cell(mean_in_words(one), one.mean),
         ]
         for one in sorted(best.values(), key=lambda one: combinations.index(one))
@@ -110,24 +111,32 @@ def combination_table(
     others = [status for status in ("running", "interrupted", DAMAGED) if status in there_are]
     counted = [DIVERGED, FAILED, *others]
     slopes = any(one.mean_of("slope") is not None for one in order)
+    known = any(one.found for one in order)
+    verdicts = not known and any(_verdicts(one) for one in order)
     header = [
         *((short_key(key, keys), key) for key in keys),
-        (metric, f"mean ± standard deviation of {metric}"),
+        *([(metric, f"mean ± standard deviation of {metric}")] if known else []),
         ("runs", "number of runs"),
         *((status, f"number {status}") for status in counted),
         *([("slope", "mean slope of the gradient before training")] if slopes else []),
+        *([("verdict", "of the gradient before training")] if verdicts else []),
     ]
     rows = [
         [
-            *(_plain(one.values[key]) for key in keys),
-            Cell(mean_in_words(one) if one.found else "–", one.mean),
+            *(_setting(one.values[key]) for key in keys),
+            *([Cell(mean_in_words(one) if one.found else "–", one.mean)] if known else []),
             _plain(len(one.members)),
             *(_plain(one.count(status)) for status in counted),
             *([_number(one.mean_of("slope"))] if slopes else []),
+            *([_plain(_verdicts(one) or None)] if verdicts else []),
         ]
         for one in order
     ]
-    return Table(header, rows, best=0 if order and order[0].found else None)
+    best: dict[Any, int] = {}
+    for row, one in enumerate(order):
+        if one.found:
+            best.setdefault(condition_of(one.values), row)
+    return Table(header, rows, best=frozenset(best.values()))
 
 
 def run_table(evidence: Sequence[Evidence], keys: Sequence[str], metric: str) -> Table:
@@ -137,6 +146,7 @@ def run_table(evidence: Sequence[Evidence], keys: Sequence[str], metric: str) ->
     columns = [
         name
         for name in dict.fromkeys((metric, *_COLUMNS))
+        if name != "half_life" or all(one.inspected for one in evidence)
         if any(one.run.columns.get(name) is not None for one in evidence)
     ]
     timed = any(one.seconds is not None for one in evidence)
@@ -151,16 +161,21 @@ def run_table(evidence: Sequence[Evidence], keys: Sequence[str], metric: str) ->
         [
             Cell(one.name, float(one.name) if one.name.isdecimal() else one.name),
             _status(one),
-            *(_plain(one.run.overrides.get(key)) for key in shown_keys),
-            *(_plain(one.run.columns.get(name)) for name in columns),
+            *(_setting(one.run.overrides.get(key)) for key in shown_keys),
+            *(_figure(one.run.columns.get(name)) for name in columns),
             *([_number(one.seconds)] if timed else []),
         ]
         for one in evidence
     ]
-    known = [index for index, one in enumerate(evidence) if number(one, metric) is not None]
     sign = 1 if smaller_is_better(metric) else -1
-    best = min(known, key=lambda i: sign * (number(evidence[i], metric) or 0.0), default=None)
-    return Table(header, rows, best=best if len(evidence) > 1 else None)
+    best: dict[Any, tuple[float, int]] = {}
+    for index, one in enumerate(evidence):
+        if (value := number(one, metric)) is not None:
+            condition = condition_of({key: one.run.overrides.get(key) for key in keys})
+            place = (sign * value, index)
+            best[condition] = min(place, best.get(condition, place))
+    rows_of_best = frozenset(index for _, index in best.values())
+    return Table(header, rows, best=rows_of_best if len(evidence) > 1 else frozenset())
 
 
 def _status(one: Evidence) -> Cell:
@@ -189,13 +204,28 @@ def _plain(value: Any) -> Cell:
     return Cell(shown(value), value if isinstance(value, (int, str)) else shown(value))
 
 
+def _setting(value: Value) -> Cell:
+    """Of a key, where null is a value, too."""
+    # Sorted behind all others, as they have no place among numbers.
+    return Cell(shown(value), None) if value in (None, "nan", "inf", "-inf") else _plain(value)
+
+
+def _figure(value: Value) -> Cell:
+    return Cell(measured(value), value) if isinstance(value, float) else _plain(value)
+
+
+def _verdicts(one: Combination) -> str:
+    found = [member.run.columns.get("verdict") for member in one.members]
+    return ", ".join(str(verdict) for verdict in dict.fromkeys(found) if verdict is not None)
+
+
 def _number(value: float | None) -> Cell:
     return Cell("–", None) if value is None else Cell(f"{value:.4g}", value)
 
 
 def mean_in_words(one: Combination) -> str:
-    """The mean of the metric with its standard deviation where there are several runs."""
-    mean = f"{one.mean:.4g}"
+    """The mean of the metric with its standard deviation where there are several seeds."""
+    mean = measured(one.mean or 0.0)
     return mean if one.deviation is None else f"{mean} ± {one.deviation:.2g}"
 
 

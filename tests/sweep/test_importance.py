@@ -98,3 +98,21 @@ def test_the_correlation_ratio_is_the_share_of_the_variance_between_groups() -> 
     assert correlation_ratio(["a", "a", "b", "b"], [0, 2, 4, 6]) == pytest.approx(4 / 5)
     assert correlation_ratio(["a", "b"], [3, 3]) == 0
     assert math.isclose(correlation_ratio(["a", "b", "c"], [1, 2, 3]), 1)
+
+
+def test_the_effect_of_what_is_learned_is_no_effect_of_a_setting() -> None:
+    grid = [
+        {"data": data, "gain": gain, "lr": {"copy": 0.1, "reverse": 0.2}[data], "seed": seed}
+        for data, gain, seed in itertools.product(("copy", "reverse"), (0.5, 1.0, 1.5), (1, 2))
+    ]
+    values = [one["gain"] + {"copy": 0.0, "reverse": 50.0}[one["data"]] - 20 for one in grid]
+    found = importance(grid, values, ["data", "gain", "lr"])
+    assert [(share.name, share.explained) for share in found.shares] == [("gain", pytest.approx(1))]
+    assert found.within == ("data",)
+    with pytest.raises(ValueError, match="within one data, where values compare, no key was swept"):
+        importance(grid, values, ["data", "lr"])
+
+
+def test_runs_with_the_same_seed_say_nothing_of_noise() -> None:
+    runs = [{"gain": gain, "seed": 1} for gain in (0.5, 1.0, 1.5) for _ in range(2)]
+    assert importance(runs, [1.0, 1.0, 2.0, 2.0, 3.0, 3.0], ["gain"]).noise is None

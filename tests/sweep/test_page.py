@@ -120,12 +120,12 @@ def test_the_headline_counts_the_runs_and_says_how_long_they_took(page: Path) ->
     assert "12 runs: 8 finished, 2 diverged, 1 damaged, 1 failed." in words
     assert "18 runs are planned, 12 have begun." in words
     assert f"To go on: seq2seq-train -m 'sweep.resume={page.parents[1]}'" in words
-    assert "The runs took 20 s in all, 2 s each (median)." in words
+    assert "The runs that did not fail took 20 s in all, 2 s each (median)." in words
 
 
 def test_the_best_run_is_told_with_a_command_that_a_shell_takes(page: Path) -> None:
     parser = parsed(page)
-    best = "Best test/loss: 0.15 ± 0.071 (mean and standard deviation of 2 runs) with gain 1"
+    best = "Best test/loss: 0.15 ± 0.071 (mean and standard deviation of 2 seeds) with gain 1"
     assert best in parser.words()
     command = re.search(r"seq2seq-train hydra.*", parser.text)
     assert command is not None
@@ -207,8 +207,9 @@ def test_a_sweep_of_which_every_run_was_lost_has_a_page(make_run: MakeRun, tmp_p
         make_run(tmp_path / str(number), {"optimizer.lr": number}, status=status)
     words = parsed(write_report([tmp_path], metric=None, output=None)).words()
     assert "3 runs: 2 failed, 1 diverged." in words
-    assert "No run has test/loss yet" in words
-    assert "Training curves: No run has logged a loss yet." in words
+    assert "No run has test/loss, as none has finished." in words
+    assert "Training curves: No run has logged a loss." in words
+    assert "yet" not in words
     with pytest.raises(ValueError, match="no run has any figures yet; leave it out"):
         write_report([tmp_path], metric="test/loss", output=None)
 
@@ -236,9 +237,88 @@ def test_several_sweeps_are_joined_and_the_best_of_each_is_told(
     page = write_report([tmp_path / "a", tmp_path / "b"], metric=None, output=output)
     parser = parsed(page)
     best, runs = parser.tables
+    assert (
+        "Lowest test/loss of all: 0 with sweep a, gain 0.5. Values compare only" in parser.words()
+    )
+    assert "sweep a: gain 0.5 (0), 1 (0.5). sweep b: gain 1 (1), 0.5 (1.5)." in parser.words()
+    rows = [attributes.get("class") for tag, attributes in parser.tags if tag == "tr"]
+    assert [name == "best" for name in rows[-4:]] == [True, False, False, True]
     assert best == [["sweep", "gain", "test/loss"], ["a", "0.5", "0"], ["b", "1", "1"]]
     assert [row[0] for row in runs] == ["run", "a/0", "a/1", "b/0", "b/1"]
     assert "They also differ in optimizer.lr." in parser.words()
+
+
+def test_single_runs_are_compared_by_name(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / name, {"optimizer.lr": lr}, loss=lr)
+        for name, lr in (("a", 1), ("b", 2))
+    ]
+    words = parsed(write_report(runs, metric=None, output=None)).words()
+    assert "Best test/loss: 1 with sweep a. Run a again:" in words
+
+
+def test_what_is_easiest_is_not_called_best(make_run: MakeRun, tmp_path: Path) -> None:
+    for number, data in enumerate(("copy", "reverse")):
+        make_run(tmp_path / str(number), {"data": data}, loss=number + 1.0)
+    words = parsed(write_report([tmp_path], metric=None, output=None)).words()
+    assert (
+        "Lowest test/loss of all: 1 with data copy. Values compare only within one data." in words
+    )
+    assert "Best" not in words
+
+
+def test_runs_that_were_only_measured_have_a_page_about_their_gradient(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    for number, gain in enumerate((0.5, 1.0, 2.0)):
+        folder = make_run(
+            tmp_path / str(number), {"initializer.recurrent.gain": gain}, slope=gain - 1.25
+        )
+        hydra = folder / ".hydra" / "hydra.yaml"
+        hydra.write_text(hydra.read_text().replace("seq2seq-train", "seq2seq-inspect"))
+    page = write_report([tmp_path], metric=None, output=None)
+    words = parsed(page).words()
+    assert "The runs were measured, not trained: none has test/loss." in words
+    assert "The gradient before training" in words and (page.parent / "slope.png").is_file()
+    assert not any(word in words for word in ("yet", "inspect=true", "What is not shown"))
+
+
+def test_runs_with_one_seed_are_no_repetitions(make_run: MakeRun, tmp_path: Path) -> None:
+    for number in range(2):
+        make_run(tmp_path / str(number), {"optimizer.lr": 1}, loss=2.0)
+    words = parsed(write_report([tmp_path], metric=None, output=None)).words()
+    assert "Best test/loss: 2 (mean of 2 runs with the same seed)." in words
+    assert "Runs with the same settings and the same seed, together: mean of test/loss" in words
+    assert "Over seeds" not in words and "±" not in words
+
+
+def test_null_is_a_value_and_a_loss_keeps_its_digits(make_run: MakeRun, tmp_path: Path) -> None:
+    for number, clip in enumerate((None, 1.0)):
+        overrides = {"trainer.gradient_clip_val": clip}
+        make_run(tmp_path / str(number), overrides, loss=2.9996 - number / 1e4)
+    parser = parsed(write_report([tmp_path], metric=None, output=None))
+    assert "trainer.gradient_clip_val: 1, null" in parser.words()
+    assert "None" not in parser.words()
+    assert [row[2:4] for row in parser.tables[-1][1:]] == [["null", "2.9996"], ["1", "2.9995"]]
+
+
+def test_the_command_at_the_foot_writes_the_same_page_again(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    make_run(tmp_path / "0", {"seed": 1}, loss=1.0)
+    output = tmp_path / "a b"
+    parser = parsed(write_report([tmp_path], metric="test/exact_match", output=output))
+    command = ["seq2seq-report", str(tmp_path), "--metric", "test/exact_match"]
+    assert shlex.split(parser.text.rpartition(": ")[2])[:6] == [*command, "--output", str(output)]
+
+
+def test_a_damaged_plan_is_named(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run(tmp_path / "0", {"seed": 1}, loss=1.0)
+    write_plan(tmp_path, SweepPlan("seq2seq-train", (), ("seed",), 2, "."))
+    plan = tmp_path / "sweep.json"
+    plan.write_text(plan.read_text().replace('"jobs": 2', '"jobs": "a"'))
+    words = parsed(write_report([tmp_path], metric=None, output=None)).words()
+    assert f"Sweep {tmp_path.name}: sweep.json is damaged" in words
 
 
 @pytest.mark.parametrize("text", ["a=1", "a='b c'", "a=$HOME 'x'", "a=[1,2]", 'a="b"', "a='!x y'"])

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from seq2seq.diagnostics.gradient_profile import GradientProfile
 from seq2seq.sweep.combinations import combine, varied
 from seq2seq.sweep.curve_figure import curves
 from seq2seq.sweep.evidence import Evidence, gather
@@ -21,10 +22,11 @@ from seq2seq.sweep.metric_figures import (
     evenly_on_logarithm,
     importance_figure,
     metric_by_key,
+    slope_at_start,
     sweet_spot,
 )
 from seq2seq.sweep.picture import Picture
-from seq2seq.sweep.runs import Run
+from seq2seq.sweep.runs import Run, Value
 
 MakeRun = Callable[..., Path]
 
@@ -107,7 +109,126 @@ def test_without_a_slope_there_is_no_sweet_spot(make_run: MakeRun, tmp_path: Pat
     for number, gain in enumerate((1, 2)):
         make_run(tmp_path / str(number), {"initializer.recurrent.gain": gain}, loss=1.0)
     found = gather([tmp_path]).evidence
-    assert sweet_spot(found, combined(found)[1], LOSS) is None
+    with pytest.raises(ValueError, match="slope of the gradient is not known: inspect=true"):
+        sweet_spot(found, combined(found)[1], LOSS)
+
+
+def made(name: str, *, loss: float | None = 1.0, **columns: Value) -> Evidence:
+    """A run from its overrides, whose dots are written as two underscores."""
+    known = {"status": "finished", LOSS: loss, "slope": None, "half_life": None}
+    overrides = {key.replace("__", "."): value for key, value in columns.items()}
+    values = {key: overrides.pop(key) for key in known if key in overrides}
+    return Evidence(Run(Path(name), overrides, {**known, **values}, ()), name=name)
+
+
+def several_sweeps() -> list[Evidence]:
+    """The learning rate differs from sweep to sweep only, and the third has no gain."""
+    kinds = (("a", 0.1), ("b", 0.2))
+    runs = [
+        made(
+            f"{sweep}/{gain}", sweep=sweep, gain=gain, lr=lr, loss=10 * lr + gain, slope=-lr - gain
+        )
+        for sweep, lr in kinds
+        for gain in (0.5, 1.0)
+    ]
+    return [*runs, made("c/0", sweep="c", gain=None, lr=0.3, slope=-5.0, loss=9.0)]
+
+
+def test_the_sweet_spot_is_over_what_differs_within_a_sweep_a_line_for_each() -> None:
+    found = several_sweeps()
+    combinations = combine(found, ["sweep", "gain", "lr"], LOSS)
+    picture = sweet_spot(found, combinations, LOSS)
+    above, _ = drawn(picture)
+    assert points(above, 0) == [(0.5, 1.5), (1.0, 2.0)]
+    assert points(above, 1) == [(0.5, 2.5), (1.0, 3.0)]
+    assert [label for _, label in picture.swatches] == ["a", "b"]
+    assert "Left out: 1 run whose gain is no number." in picture.caption
+    assert "dashed" not in picture.caption
+
+
+def test_means_are_over_runs_of_one_sweep() -> None:
+    found = several_sweeps()
+    picture = metric_by_key(found, combine(found, ["sweep", "gain"], LOSS), LOSS)
+    (axes,) = drawn(picture, 1)
+    means = {(x, y) for line in axes.lines[1:] for x, y in zip(*line.get_data(), strict=True)}
+    assert means == {(0, 1.5), (1, 2.0), (0, 2.5), (1, 3.0), (2, 9.0)}
+    assert [label for _, label in picture.swatches] == ["a", "b", "c"]
+    assert not any("best" in panel.alt for panel in picture.panels)
+
+
+def test_without_a_metric_the_slope_is_shown_with_the_half_life_where_it_vanishes() -> None:
+    found = [
+        made(f"{gain}", gain=gain, loss=None, slope=gain - 1.25, half_life=0.7 / (1.25 - gain))
+        for gain in (0.5, 1.0, 2.0)
+    ]
+    combinations = combine(found, ["gain"], LOSS)
+    with pytest.raises(ValueError, match="no run has test/loss"):
+        sweet_spot(found, combinations, LOSS)
+    above, below = drawn(slope_at_start(found, combinations))
+    assert points(above, 0) == [(0.5, -0.75), (1.0, -0.25), (2.0, 0.75)]
+    assert [x for x, _ in points(below, 0)] == [0.5, 1.0]
+
+
+def test_nothing_is_said_of_what_is_not_drawn(make_run: MakeRun, tmp_path: Path) -> None:
+    for number, lr in enumerate((1.0, 2.0, 500.0)):
+        lost = number == 2
+        status = DIVERGED if lost else None
+        make_run(
+            *(tmp_path / str(number), {"optimizer.lr": lr}),
+            curve=None if lost else {10: 2.0, 20: lr},
+            status=status,
+        )
+    found = gather([tmp_path]).evidence
+    picture = curves(combined(found)[1], ["optimizer.lr"])
+    assert picture is not None
+    assert [label for _, label in picture.swatches] == ["1", "2"]
+    assert "cross" not in picture.caption
+
+
+def test_a_run_without_a_curve_does_not_stretch_the_colours() -> None:
+    runs = [*many(30), made("30", optimizer__lr=1e9, model="gru", status="failed")]
+    picture = curves(combined(runs)[1], ["optimizer.lr", "model"])
+    assert picture is not None and picture.scale is not None
+    assert picture.scale.norm.vmax == 1.0
+
+
+def probed(name: str, steps: Sequence[int], *, long: int, last: int, **columns: Value) -> Evidence:
+    """A run whose gradient was kept at some steps, and its loss at the last one."""
+    norms = tuple(math.exp(-0.1 * distance) for distance in range(long))
+    flow = tuple(GradientProfile(step, "encoder", "hidden", norms) for step in steps)
+    one = made(name, **columns)
+    return Evidence(one.run, name=name, flow=flow, curves={last: {"train/loss": 1.0}})
+
+
+def test_heat_maps_end_at_the_last_step_and_share_their_distances() -> None:
+    runs = [
+        probed("0", (0, 50), long=12, last=60, lr=1, loss=1.0),
+        probed("1", (0,), long=6, last=60, lr=2, loss=2.0),
+    ]
+    picture = gradient_heat_maps(runs, combined(runs)[1], ["lr"], metric=LOSS)
+    assert picture is not None
+    (first,), (second,) = drawn(picture), drawn(picture, 1)
+    assert first.get_xlim() == (0, 60)
+    assert list(second.get_xticks()) == [0]
+    assert first.get_ylim() == second.get_ylim() == (-0.5, 11.5)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "names"), [((1, 2), ["seed 1", "seed 2"]), ((1, 1), ["run 0", "run 1"])]
+)
+def test_heat_maps_of_one_combination_name_what_tells_them_apart(
+    seeds: tuple[int, int], names: list[str]
+) -> None:
+    runs = [
+        probed(f"{i}", (0, 5), long=9, last=9, lr=1, seed=seed, loss=1.0 + i)
+        for i, seed in enumerate(seeds)
+    ]
+    combinations = combine(runs, ["lr"], LOSS)
+    picture = gradient_heat_maps(runs, combinations, ["lr"], metric=LOSS)
+    assert picture is not None
+    assert [panel.title for panel in picture.panels] == [
+        f"lr 1, {name} ({remark})" for name, remark in zip(names, ("best", "worst"), strict=True)
+    ]
 
 
 def test_curves_are_means_over_seeds_with_a_cross_where_a_run_diverged(
