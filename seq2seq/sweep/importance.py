@@ -78,6 +78,8 @@ def importance(
     """
     if not keys:
         raise ValueError("the runs differ in nothing but their seed")
+    if not metric:
+        raise ValueError("no run has a value")
     if len(metric) < _FEWEST_RUNS:
         raise ValueError(
             f"{len(metric)} {'run has' if len(metric) == 1 else 'runs have'} a value, and fewer "
@@ -98,7 +100,8 @@ def importance(
     effects = sum(effects_in.values())
     if not columns or len(metric) < 2 * (effects + there_are):
         raise ValueError(
-            f"{len(metric)} runs have a value, too few for the {effects} effects of the swept keys"
+            f"{len(metric)} runs have a value, too few for the effects of the swept keys"
+            + (f" within each of {there_are} {' and '.join(within)}" if within else "")
         )
     logarithmic = min(metric) > 0
     values = np.log(metric) if logarithmic else np.asarray(metric, dtype=np.float64)

@@ -193,13 +193,14 @@ def _over_axis(
     keys = list(combinations[0].values)
     placed = [one for one in evidence if number(one, x) is not None]
     metric = None if names[0] == "slope" else names[0]
+    inside = [one for one in combinations if any(number(it, x) is not None for it in one.members)]
     best = None
     if len(_conditions(placed, keys)) > 1:
         lines = [key for key in keys if is_condition(key)]
     else:
         chosen = _lines(placed, [key for key in keys if key != x], names[0])
         lines = [chosen] if chosen else []
-        best = best_values(combinations, names[0]).get(x) if metric else None
+        best = best_values(inside, names[0]).get(x) if metric else None
     runs = [_labelled(one.run, lines) for one in placed]
     labels = different_values(runs, _LINE)
     if len(labels) > _MOST_LINES:
@@ -222,20 +223,19 @@ def _over_axis(
         f"half-life in timesteps where it vanishes, over {short}.",
         "Below a slope of 0 the gradient vanishes on its way back, above it explodes.",
     ]
-    if best is not None and is_number(best.value):
+    if best is not None:
         sentences.append(f"The dashed line is at the best {short}, {shown(best.value)}.")
     if averaged:
         sentences.append(f"Averaged over {', '.join(averaged)}.")
     if left_out:
         sentences.append(f"Left out: {runs_in_words(left_out)} whose {short} is no number.")
-    best_place = None if best is None or not is_number(best.value) else float(best.value)  # type: ignore[arg-type]
-    in_words = _in_words(combinations, x, names[0]) if metric else ""
+    in_words = _in_words(inside, x, names[0]) if metric else ""
     return Picture(
         name="sweet_spot" if metric else "slope",
         caption=" ".join(sentences) + (_marks_in_words(placed) if metric else ""),
         panels=(
             Panel(
-                draw=_SweetSpot(runs, x, names, labels, best_place),
+                draw=_SweetSpot(runs, x, names, labels, best.value if best else None),  # type: ignore[arg-type]
                 alt=f"{' and '.join(_IN_WORDS.get(name, name) for name in names)} over {x}. "
                 + in_words,
             ),
@@ -335,8 +335,8 @@ class _Scatter:
         logarithmic: Sequence[str],
     ) -> None:
         keys = list(combinations[0].values)
-        # Over what is learned, all means stand side by side; elsewhere they would mix it up.
-        lines = [] if is_condition(key) else [key for key in keys if is_condition(key)]
+        lines = [key for key in keys if is_condition(key)]
+        lines = lines if len(lines) < len(keys) else []
         self._key, self._metric = key, metric
         self._logarithmic = [*logarithmic, *([key] if evenly_on_logarithm(evidence, key) else [])]
         self._points = [

@@ -83,7 +83,7 @@ def test_a_share_by_chance_is_what_random_values_explain_on_average() -> None:
             [{"name": f"{i}"} for i in range(6)],
             [1.0, 2, 3, 4, 5, 6],
             ["name"],
-            "too few for the 5 effects",
+            "too few for the effects of the swept keys",
         ),
     ],
 )

@@ -146,6 +146,14 @@ def test_the_sweet_spot_is_over_what_differs_within_a_sweep_a_line_for_each() ->
     assert "dashed" not in picture.caption
 
 
+def test_the_best_place_of_the_sweet_spot_is_among_the_runs_that_it_shows() -> None:
+    found = [one for one in several_sweeps() if one.run.overrides["sweep"] != "b"]
+    found.append(made("d/0", sweep="d", gain=None, lr=0.4, loss=0.1, slope=-5.0))
+    picture = sweet_spot(found, combine(found, ["sweep", "gain", "lr"], LOSS), LOSS)
+    assert "The dashed line is at the best gain, 0.5." in picture.caption
+    assert "The best median, 1.5, is at 0.5." in picture.panels[0].alt
+
+
 def test_means_are_over_runs_of_one_sweep() -> None:
     found = several_sweeps()
     picture = metric_by_key(found, combine(found, ["sweep", "gain"], LOSS), LOSS)
@@ -153,6 +161,12 @@ def test_means_are_over_runs_of_one_sweep() -> None:
     means = {(x, y) for line in axes.lines[1:] for x, y in zip(*line.get_data(), strict=True)}
     assert means == {(0, 1.5), (1, 2.0), (0, 2.5), (1, 3.0), (2, 9.0)}
     assert [label for _, label in picture.swatches] == ["a", "b", "c"]
+    (over_sweeps,) = drawn(picture)
+    assert [points(over_sweeps, line + 1) for line in range(3)] == [
+        [(0, 1.75)],
+        [(1, 2.75)],
+        [(2, 9.0)],
+    ]
     assert not any("best" in panel.alt for panel in picture.panels)
 
 
