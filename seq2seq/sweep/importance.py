@@ -101,7 +101,11 @@ def importance(
     if not columns or len(metric) < 2 * (effects + there_are):
         raise ValueError(
             f"{len(metric)} runs have a value, too few for the effects of the swept keys"
-            + (f" within each of {there_are} {' and '.join(within)}" if within else "")
+            + (
+                f" within one {' and '.join(within)}, of which there are {there_are}"
+                if within
+                else ""
+            )
         )
     logarithmic = min(metric) > 0
     values = np.log(metric) if logarithmic else np.asarray(metric, dtype=np.float64)

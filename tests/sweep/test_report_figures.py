@@ -192,6 +192,7 @@ def test_nothing_is_said_of_what_is_not_drawn(make_run: MakeRun, tmp_path: Path)
             curve=None if lost else {10: 2.0, 20: lr},
             status=status,
         )
+    make_run(tmp_path / "3", {"optimizer.lr": 1.0, "seed": 2}, status=DIVERGED)
     found = gather([tmp_path]).evidence
     picture = curves(combined(found)[1], ["optimizer.lr"])
     assert picture is not None
