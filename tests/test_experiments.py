@@ -90,6 +90,7 @@ def test_one_command_runs_a_sweep_over_seeds_in_one_process(name: str) -> None:
     assert 6 <= runs <= 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INTERVIEW)
 def test_a_tiny_sweep_draws_the_promised_figure(
     command_line: Callable[..., Any],

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from seq2seq.records import SWEEP_PLAN, read_json, write_json
-from seq2seq.sweep.runs import Value, overrides_of
+from seq2seq.sweep.runs import Value, overrides_of, typed
 
 # Longer names of runs make TensorBoard's list of them unreadable, and folders impossible.
 _LONGEST_NAME = 100
@@ -140,7 +140,7 @@ def run_name(number: int, swept: Mapping[str, Value]) -> str:
     parts = []
     for key, value in swept.items():
         short = short_key(key, swept)
-        shown = f"{value:g}" if isinstance(value, float) else str(value)
+        shown = f"{value:g}" if isinstance(value, float) else typed(value).strip("'")
         parts.append(f"{short}={shown}")
     name = re.sub(r"[^\w.=,+\-]", "_", "_".join([str(number), ",".join(parts)]).rstrip("_"))
     return name[:_LONGEST_NAME]

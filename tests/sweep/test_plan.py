@@ -70,7 +70,7 @@ def test_a_damaged_plan_is_named(tmp_path: Path, content: str) -> None:
         ({"initializer.recurrent.gain": 0.5, "seed": 1}, "3_gain=0.5,seed=1"),
         ({"a.gain": 1e-05, "b.gain": 2}, "3_a.gain=1e-05,b.gain=2"),
         ({"data.root": "my data/é"}, "3_root=my_data_é"),
-        ({"model": "gru", "trainer.gradient_clip_val": None}, "3_model=gru,gradient_clip_val=None"),
+        ({"model": "gru", "trainer.gradient_clip_val": None}, "3_model=gru,gradient_clip_val=null"),
         ({}, "3"),
     ],
 )
