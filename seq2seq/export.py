@@ -10,6 +10,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from seq2seq import user_errors
 from seq2seq.config import config_folder, register
 
 
@@ -50,7 +51,8 @@ def _hydra_main(config: DictConfig) -> None:
 
 def main() -> None:
     """Entry of ``seq2seq-bundle``."""
-    _hydra_main()
+    with user_errors.told():
+        _hydra_main()
 
 
 if __name__ == "__main__":

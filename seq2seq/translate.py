@@ -17,6 +17,7 @@ import hydra
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from seq2seq import user_errors
 from seq2seq.config import config_folder, plain, register
 
 if TYPE_CHECKING:
@@ -59,15 +60,17 @@ def translate(config: DictConfig) -> None:
     translator = Translator(**trained._asdict(), **plain(config.decoding))
     _check(config, translator)
     with contextlib.ExitStack() as stack:
-        output: TextIO = sys.stdout
-        if config.output != "-":
-            output = stack.enter_context(open(config.output, "w", encoding="utf-8"))
         name, stream, total = "standard input", sys.stdin.buffer, None
         if config.input != "-":
             name, stream = config.input, stack.enter_context(open(config.input, "rb"))
             if Path(name).is_file():  # and not a pipe, which can be read but once
                 total = sum(1 for _ in stream)
                 stream.seek(0)
+        output: TextIO = sys.stdout
+        if config.output != "-":
+            if Path(config.output).is_file() and Path(name).is_file():
+                _refuse_same(Path(name), Path(config.output))
+            output = stack.enter_context(open(config.output, "w", encoding="utf-8"))
         lines = _sources(_lines(name, stream))
         if config.prefixes:
             lines = _with_prefixes(name, _lines(name, stream), translator)
@@ -188,6 +191,11 @@ def _translated(
         advance(sum(not line.source.strip() for line in held))  # empty ones are in no batch
 
 
+def _refuse_same(source: Path, output: Path) -> None:
+    if output.samefile(source):
+        raise ValueError(f"output={output} is the input: it would be emptied; give another file")
+
+
 register()
 
 
@@ -206,7 +214,8 @@ def _hydra_main(config: DictConfig) -> None:
 
 def main() -> None:
     """Entry of ``seq2seq-translate``."""
-    _hydra_main()
+    with user_errors.told():
+        _hydra_main()
 
 
 if __name__ == "__main__":

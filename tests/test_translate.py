@@ -34,6 +34,7 @@ def translated(run: Path, tmp_path: Path, *overrides: str, text: bytes | None = 
     register()
     with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
         files = [f"input={source}", f"output={output}"]
+        files = [one for one in files if not any(o[:7] == one[:7] for o in overrides)]
         translate(hydra.compose("translate", [f"run={run}", *files, *overrides]))
     return output.read_text(encoding="utf-8").split("\n")[:-1]
 
@@ -78,6 +79,12 @@ def test_standard_input_to_standard_output(
 def test_bytes_that_are_not_utf8_are_named_with_their_line(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"in.txt, line 2: byte 0xe9 isn't UTF-8"):
         translated(run, tmp_path, text=b"fine\ncaf\xe9\n")
+
+
+def test_the_input_is_not_written_over(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"in.txt is the input: it would be emptied"):
+        translated(run, tmp_path, f"output={tmp_path / 'in.txt'}")
+    assert len((tmp_path / "in.txt").read_text(encoding="utf-8").splitlines()) == len(LINES)
 
 
 def test_each_line_may_bring_its_prefix(run: Path, tmp_path: Path) -> None:

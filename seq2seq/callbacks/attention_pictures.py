@@ -57,6 +57,7 @@ class AttentionPictures(Callback):
         except NoTokenPossible as error:  # whether training can go on is for its loss to say
             logger.warning("no attention pictures at step %d: %s", trainer.global_step, error)
             return
+        step = max(trainer.global_step - 1, 0)  # as Lightning counts the figures of a validation
         for number, (pair, (translation,)) in enumerate(zip(pairs, found, strict=True)):
             alignment = translation.alignment
             if alignment is None:  # an empty source
@@ -68,7 +69,7 @@ class AttentionPictures(Callback):
                 title="attention: source above, translation at left",
                 caption=f"reference: {pair.reference}",
             )
-            write_picture(trainer, f"attention/{number}", picture, trainer.global_step)
+            write_picture(trainer, f"attention/{number}", picture, step)
 
 
 def _attends(pl_module: LightningModule) -> bool:

@@ -59,6 +59,8 @@ class BestCheckpoint(ModelCheckpoint):
         """Take over the best checkpoint so far, with its file if the run goes on elsewhere."""
         former = Path(state_dict["best_model_path"] or ".")
         if not former.is_file():
+            former = self.path  # the run's folder was moved
+        if not former.is_file():
             return  # the next validation is the best there is
         if former.resolve() != self.path.resolve():
             self.path.parent.mkdir(parents=True, exist_ok=True)

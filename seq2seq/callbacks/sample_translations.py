@@ -39,7 +39,9 @@ class SampleTranslations(Callback):
             logger.info("\n%s", _text(samples, step=trainer.global_step))
         for writer in trainer.loggers:
             if isinstance(writer, TensorBoardLogger):
-                writer.experiment.add_text("samples", _markdown(samples), trainer.global_step)
+                # As Lightning counts the figures of a validation.
+                step = max(trainer.global_step - 1, 0)
+                writer.experiment.add_text("samples", _markdown(samples), step)
 
 
 def evenly_spaced(pairs: Sequence[TranslatedPair], count: int) -> list[TranslatedPair]:

@@ -8,6 +8,7 @@ STRATEGIES = ("greedy", "beam_search", "sampling")
 _ONLY_FOR: Mapping[str, tuple[str, float | None]] = {
     "top_k": ("sampling", None),
     "top_p": ("sampling", None),
+    "temperature": ("sampling", 1.0),
     "coverage_penalty": ("beam_search", 0.0),
 }
 
@@ -32,6 +33,9 @@ def check_decoding(
     attends: bool,
 ) -> None:
     """Refuse decoding values that can't work, or that would be ignored.
+
+    ``beam_size`` and ``length_penalty`` have defaults for a beam search, and may stand beside any
+    strategy.
 
     Args:
         attends: whether the model has attention; the rest are the keys of `decoding`, except
@@ -67,7 +71,12 @@ def check_decoding(
         raise ValueError(
             f"decoding.top_p={top_p} must be above 0 and at most 1; set it to null for all tokens"
         )
-    given = {"top_k": top_k, "top_p": top_p, "coverage_penalty": coverage_penalty}
+    given = {
+        "top_k": top_k,
+        "top_p": top_p,
+        "temperature": temperature,
+        "coverage_penalty": coverage_penalty,
+    }
     for key, (only, nothing) in _ONLY_FOR.items():
         if given[key] != nothing and strategy != only:
             raise ValueError(

@@ -53,8 +53,9 @@ def run_job(config: DictConfig, work: Callable[[DictConfig], Mapping[str, Any] |
         with led(HydraConfig.get()):
             figures = work(config)
     except Exception as error:
-        # Refused before it began, or before it went on: the record doesn't know of it yet.
-        if _status(folder) in (None, "interrupted"):
+        # Refused before it began: the record doesn't know of it yet. One that could go on is left
+        # as it was.
+        if _status(folder) is None:
             with contextlib.suppress(Exception), recorded(folder):
                 raise error
         logger.info("error: %s", error)

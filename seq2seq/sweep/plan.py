@@ -3,10 +3,12 @@
 From it the same sweep can be started again, and each of its runs knows its place in it.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,7 +17,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from seq2seq.records import SWEEP_PLAN, read_json, write_json
+from seq2seq.records import SWEEP_PLAN, finite, read_json, write_json
 from seq2seq.sweep.runs import Value, overrides_of, typed
 
 # Longer names of runs make TensorBoard's list of them unreadable, and folders impossible.
@@ -32,6 +34,7 @@ class SweepPlan:
         swept: keys of which it takes several values.
         jobs: how many runs there will be; None where that can't be known before.
         started_in: folder in which relative paths of the command begin.
+        settings: every other key of its config with the value that all runs have, as JSON has it.
     """
 
     app: str
@@ -39,6 +42,7 @@ class SweepPlan:
     swept: tuple[str, ...]
     jobs: int | None
     started_in: str
+    settings: Mapping[str, Any]
 
 
 def plan_of(config: DictConfig) -> SweepPlan:
@@ -57,7 +61,9 @@ def plan_of(config: DictConfig) -> SweepPlan:
         # Every key of its search space is sampled, however the distribution is written.
         space = [str(key) for key in config.hydra.sweeper.params or ()]
         swept = tuple(dict.fromkeys((*space, *swept)))
-        return SweepPlan(_app(config), command, swept, config.hydra.sweeper.n_trials, _cwd(config))
+        return SweepPlan(
+            _app(config), command, swept, config.hydra.sweeper.n_trials, *_where(config)
+        )
     jobs: int | None = 1
     for override in found.values():
         if jobs is None or not override.is_sweep_override():
@@ -66,7 +72,7 @@ def plan_of(config: DictConfig) -> SweepPlan:
         glob = override.value_type == ValueType.GLOB_CHOICE_SWEEP
         countable = override.is_discrete_sweep() and not glob
         jobs = jobs * sum(1 for _ in override.sweep_iterator()) if countable else None
-    return SweepPlan(_app(config), command, swept, jobs, _cwd(config))
+    return SweepPlan(_app(config), command, swept, jobs, *_where(config))
 
 
 def write_plan(folder: Path, plan: SweepPlan) -> None:
@@ -91,6 +97,7 @@ def read_plan(folder: Path) -> SweepPlan:
         or not all(isinstance(one, list) and all(isinstance(x, str) for x in one) for one in lists)
         or not isinstance(content["jobs"], int | None)
         or not all(isinstance(content[name], str) for name in ("app", "started_in"))
+        or not isinstance(content["settings"], dict)
     ):
         raise ValueError(f"{path} is damaged: it is no plan of a sweep")
     return SweepPlan(
@@ -156,8 +163,40 @@ def short_key(key: str, keys: Mapping[str, Value] | Sequence[str]) -> str:
     return key
 
 
-def _cwd(config: DictConfig) -> str:
-    return str(config.hydra.runtime.cwd)
+def check_settings(folder: Path, before: SweepPlan, now: SweepPlan) -> None:
+    """Refuse to go on with a sweep under other settings than it began with.
+
+    Keys that there were not yet when it began are left alone: they came with a later version.
+
+    Raises:
+        ValueError: naming the keys with both values.
+    """
+    different = [
+        f"{key} was {value} and is {now.settings.get(key)}"
+        for key, value in before.settings.items()
+        if now.settings.get(key) != value
+    ]
+    if different:
+        raise ValueError(
+            f"{folder} began with other settings than the config files have now: "
+            f"{'; '.join(different)}. Put them back, or begin another sweep"
+        )
+
+
+def _where(config: DictConfig) -> tuple[str, dict[str, Any]]:
+    content: Any = OmegaConf.to_container(config, resolve=False)
+    left_out = ("hydra", "sweep", "figure", "run_folder", "ckpt_path")
+    settings: dict[str, Any] = {}
+
+    def flatten(prefix: str, node: Any) -> None:
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                flatten(f"{prefix}.{key}" if prefix else str(key), value)
+        else:
+            settings[prefix] = json.loads(json.dumps(finite(node), default=str))
+
+    flatten("", {key: value for key, value in content.items() if key not in left_out})
+    return str(config.hydra.runtime.cwd), settings
 
 
 def _app(config: DictConfig) -> str:

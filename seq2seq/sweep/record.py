@@ -25,10 +25,10 @@ from seq2seq.status import RECORD, check_free, held, is_held, read_status
 from seq2seq.sweep.composition import share_composition
 from seq2seq.sweep.job import check_objective
 from seq2seq.sweep.launchers import check_extras, prepare
-from seq2seq.sweep.plan import SweepPlan, plan_of, read_plan, write_plan
+from seq2seq.sweep.plan import SweepPlan, check_settings, plan_of, read_plan, write_plan
 from seq2seq.sweep.progress import ProgressLine, progress_of, tell
 from seq2seq.sweep.resume import resumed_arguments
-from seq2seq.sweep.runs import COLUMNS, DAMAGED, Run, read_run, read_runs, swept
+from seq2seq.sweep.runs import COLUMNS, Run, read_run, read_runs, swept
 from seq2seq.sweep.table import TABLE, outcome, write_table
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,11 @@ class SweepRecord(Callback):
         try:
             check_sweep(config, resume=self._resume)
             prepare(config)
-            plan = read_plan(folder) if self._resume else plan_of(config)
+            plan = plan_of(config)
+            if self._resume:
+                before = read_plan(folder)
+                check_settings(folder, before, plan)
+                plan = before
             _holding.enter_context(held(folder))
             if self._resume:
                 tell(f"{folder}: {progress_of(folder, plan.jobs).line()}")
@@ -121,7 +125,7 @@ class SweepRecord(Callback):
             logger.error("no figure was drawn: %s", error)
         if config.sweep.report:
             _report(folder)
-        return not any(run.columns["status"] in ("failed", DAMAGED) for run in runs)
+        return all(run.columns["status"] in ("finished", "diverged") for run in runs)
 
 
 def _report(folder: Path) -> None:

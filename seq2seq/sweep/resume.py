@@ -23,6 +23,17 @@ KEY = "sweep.resume"
 # What a run that begins anew leaves to its successor is nothing: these are all that it writes.
 _LEFTOVERS = (RECORD, METRICS, INSPECTION, CURVES, "gradient_flow.jsonl", "input_gradient.jsonl")
 
+# Of Hydra's own keys, what may come from a sweep's file.
+_HARMLESS = frozenset(
+    {
+        *("hydra/launcher", "hydra/sweeper", "hydra.sweep.subdir", "hydra.sweeper.max_batch_size"),
+        *("hydra.launcher.n_jobs", "hydra.launcher.timeout_min", "hydra.launcher.partition"),
+        *("hydra.launcher.cpus_per_task", "hydra.launcher.gpus_per_node", "hydra.launcher.mem_gb"),
+        *("hydra.sweeper.n_trials", "hydra.sweeper.n_jobs", "hydra.sweeper.direction"),
+        *("hydra.sweeper.sampler.seed", "hydra/sweeper/sampler"),
+    }
+)
+
 # On the command line of a resumed sweep, beside its folder: where its jobs run may change.
 _FREE = ("hydra/launcher", "hydra.launcher.")
 
@@ -40,8 +51,8 @@ def resumed_arguments(arguments: Sequence[str], *, app: str) -> list[str]:
         The same arguments, or those that the sweep in the folder was started with.
 
     Raises:
-        ValueError: for a folder that holds no sweep of this command, and for overrides that it
-            wasn't started with.
+        ValueError: for a folder that holds no sweep of this command, for overrides that it wasn't
+            started with, and for a command in the file that could run other things than a sweep.
     """
     asking = [text for text in arguments if text.partition("=")[0].lstrip("+") == KEY]
     if not asking or asking[-1].partition("=")[2] in ("", "null"):
@@ -58,6 +69,12 @@ def resumed_arguments(arguments: Sequence[str], *, app: str) -> list[str]:
     if plan.app != app:
         raise ValueError(f"{KEY}={folder} is a sweep of {plan.app}: type that instead of {app}")
     others = [text for text in arguments if text not in asking]
+    for text in plan.command:
+        if text not in others and not _is_harmless(text):
+            raise ValueError(
+                f"{folder / SWEEP_PLAN} holds {text!r}, which is not taken from a file: type it "
+                f"beside {KEY} if you trust it"
+            )
     flags = [text for text in others if text.startswith("-") and text not in ("-m", "--multirun")]
     ours = [text for text in others if not text.startswith("-")]
     free = [text for text in ours if text.startswith(_FREE)]
@@ -80,6 +97,18 @@ def resumed_arguments(arguments: Sequence[str], *, app: str) -> list[str]:
         *(f"hydra.sweep.dir={_quoted(folder)}", "hydra.output_subdir=null"),
         "hydra.callbacks.sweep.resume=true",
     ]
+
+
+def _is_harmless(text: str) -> bool:
+    """Whether an override from a file can start nothing: the file may be somebody else's.
+
+    What a config's own targets may be is checked where they are built; Hydra's node is built by
+    Hydra, which checks nothing.
+    """
+    key = text.partition("=")[0].lstrip("+~")
+    if text.startswith("-") or "@" in key:
+        return False
+    return not key.startswith("hydra") or key in _HARMLESS
 
 
 def resuming() -> bool:
@@ -111,7 +140,9 @@ def take_up(config: DictConfig, folder: Path) -> dict[str, Any] | None:
     record = read_status(folder)
     if record["status"] == "running":
         raise ValueError(f"{folder} is still running: wait for it, or stop its process")
-    if record["status"] in ("finished", "diverged"):
+    # A search was told that a run failed, and chose the next ones by it.
+    ended = ("finished", "diverged", *(("failed",) if _is_search() else ()))
+    if record["status"] in ended:
         return record
     last = folder / "checkpoints" / "last.ckpt"
     if last.is_file() and "ckpt_path" in config:
@@ -143,10 +174,15 @@ def _keep_config(config: DictConfig, folder: Path) -> None:
     before = OmegaConf.to_container(OmegaConf.load(place / "overrides.yaml"))
     if before != overrides:
         raise ValueError(
-            f"{folder} was started with {before}, but now it would be {overrides}: a search whose "
-            "sampler has no seed chooses otherwise the second time and can't go on; give it one "
-            "when you begin (hydra.sweeper.sampler.seed=1)"
+            f"{folder} was started with {before}, but now it would be {overrides}: the search "
+            "chose otherwise this time, as one does whose sampler has no seed "
+            "(hydra.sweeper.sampler.seed) or whose figures changed; begin another"
         )
+
+
+def _is_search() -> bool:
+    hydra: Any = HydraConfig.get()
+    return str(hydra.sweeper._target_).endswith("OptunaSweeper")
 
 
 def _folder(override: str) -> Path:

@@ -41,6 +41,7 @@ SAMPLING = {"strategy": "sampling"}
         ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
         ({"temperature": float("inf")}, "temperature=inf must be above 0, and finite"),
         ({"top_k": 0, **SAMPLING}, "top_k=0 must be at least 1"),
+        ({"temperature": 0.5}, "temperature=0.5 has no meaning with strategy greedy"),
         ({"top_k": 5}, "top_k=5 has no meaning with strategy greedy: set decoding.strategy=sam"),
         ({"top_p": 0.0, **SAMPLING}, "top_p=0.0 must be above 0 and at most 1"),
         ({"top_p": 1.1, **SAMPLING}, "top_p=1.1 must be above 0 and at most 1"),

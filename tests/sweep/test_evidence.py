@@ -84,7 +84,7 @@ def test_a_folder_that_is_a_run_is_one(make_run: MakeRun, tmp_path: Path) -> Non
 def test_the_planned_number_of_runs_is_that_of_the_sweep(make_run: MakeRun, tmp_path: Path) -> None:
     make_run(tmp_path / "0", {"seed": 1})
     assert gather([tmp_path]).planned is None
-    write_plan(tmp_path, SweepPlan("seq2seq-train", (), ("seed",), 24, "."))
+    write_plan(tmp_path, SweepPlan("seq2seq-train", (), ("seed",), 24, ".", {}))
     assert gather([tmp_path]).planned == 24
 
 
@@ -92,7 +92,7 @@ def test_a_sweep_that_was_stopped_comes_with_what_goes_on_with_it(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
     make_run(tmp_path / "0", {"seed": 1})
-    write_plan(tmp_path, SweepPlan("seq2seq-train", (), ("seed",), 2, "."))
+    write_plan(tmp_path, SweepPlan("seq2seq-train", (), ("seed",), 2, ".", {}))
     with held(tmp_path):
         assert not gather([tmp_path]).going_on  # it is still running
     assert gather([tmp_path]).going_on == (("seq2seq-train", "-m", f"sweep.resume={tmp_path}"),)

@@ -93,7 +93,7 @@ def page(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
             slope=gain - 1.25,
         )
     (folder / "0" / "metrics.json").write_text('{"test/loss":')
-    write_plan(folder, SweepPlan("seq2seq-train", (), ("model",), 18, "."))
+    write_plan(folder, SweepPlan("seq2seq-train", (), ("model",), 18, ".", {}))
     return write_report([folder], metric=None, output=None)
 
 
@@ -314,7 +314,7 @@ def test_the_command_at_the_foot_writes_the_same_page_again(
 
 def test_a_damaged_plan_is_named(make_run: MakeRun, tmp_path: Path) -> None:
     make_run(tmp_path / "0", {"seed": 1}, loss=1.0)
-    write_plan(tmp_path, SweepPlan("seq2seq-train", (), ("seed",), 2, "."))
+    write_plan(tmp_path, SweepPlan("seq2seq-train", (), ("seed",), 2, ".", {}))
     plan = tmp_path / "sweep.json"
     plan.write_text(plan.read_text().replace('"jobs": 2', '"jobs": "a"'))
     words = parsed(write_report([tmp_path], metric=None, output=None)).words()

@@ -155,6 +155,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "swept": ["seed"],
         "jobs": 2,
         "started_in": str(tmp_path),
+        "settings": {},
     }
     (tmp_path / "it's a sweep").mkdir()
     (tmp_path / "it's a sweep" / "sweep.json").write_text(json.dumps(plan))
@@ -180,7 +181,7 @@ def test_options_of_a_launcher_go_with_it_and_paths_begin_where_the_sweep_did(
 ) -> None:
     (tmp_path / "there" / "a, b").mkdir(parents=True)
     command = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "data.root=texts"]
-    plan = SweepPlan("seq2seq-train", tuple(command), (), None, str(tmp_path / "there"))
+    plan = SweepPlan("seq2seq-train", tuple(command), (), None, str(tmp_path / "there"), {})
     write_plan(tmp_path / "there" / "a, b", plan)
     for folder in ("there/a, b", "'there/a, b'"):  # as typed, and as Hydra would want it
         monkeypatch.chdir(tmp_path)
@@ -193,6 +194,38 @@ def test_options_of_a_launcher_go_with_it_and_paths_begin_where_the_sweep_did(
         ["sweep.resume=there/a, b", "hydra.launcher.n_jobs=1"], app="seq2seq-train"
     )
     assert fewer[1:4] == ["hydra/launcher=joblib", "data.root=texts", "hydra.launcher.n_jobs=1"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "+hydra.callbacks.x._target_=os.system",
+        "hydra.launcher._target_=os.system",
+        "hydra.launcher={_target_: os.system}",
+        "hydra.job.env_set.PATH=here",
+        "hydra.searchpath=[here]",
+        "+experiment@hydra.callbacks=other",
+        "--config-dir=here",
+    ],
+)
+def test_a_sweep_of_somebody_else_starts_nothing_but_runs(sweep: Path, text: str) -> None:
+    path = sweep / "sweep.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "command": [*content["command"], text]}))
+    with pytest.raises(ValueError, match="is not taken from a file: type it beside"):
+        resumed_arguments([f"sweep.resume={sweep}"], app="seq2seq-train")
+
+
+def test_other_settings_than_at_the_start_are_refused(
+    command_line: Callable[..., Any], sweep: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / sweep / "sweep.json"
+    content = json.loads(path.read_text())
+    content["settings"] = {"trainer.max_epochs": 7, "model.cell": "rnn_tanh", "optimizer.lr": 0.002}
+    path.write_text(json.dumps(content))
+    answer = command_line(f"sweep.resume={sweep}", "hydra/launcher=basic", tiny=False)
+    assert "began with other settings than the config files have now" in str(answer.status)
+    assert "trainer.max_epochs was 7 and is 6. Put" in str(answer.status)
 
 
 @pytest.mark.parametrize(
