@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import json
 import os
 import signal
@@ -248,6 +249,8 @@ def test_nothing_runs_on_when_a_sweep_is_stopped(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        # A shell starts what runs in its background with Ctrl-C ignored, and that is inherited.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     runs = [tmp_path / "sweep" / number for number in ("0", "1")]
     try:
