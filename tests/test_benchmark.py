@@ -124,9 +124,8 @@ def test_peak_memory_counts_what_lasts_and_what_comes_and_goes() -> None:
     assert lasting + temporary_bytes <= watch.bytes < lasting + temporary_bytes + 20_000
 
 
-@pytest.mark.parametrize(
-    "decoder", ["fused", pytest.param("input_feeding", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", ["fused", "input_feeding"])
 def test_every_loop_is_measured_and_its_parts_are_named(
     decoder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,6 +68,7 @@ def test_the_heading_gives_the_command(name: str) -> None:
         assert "\n# Expect: " in heading(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INTERVIEW)
 def test_every_value_that_is_swept_makes_a_valid_run(name: str) -> None:
     for key, values in swept(name).items():
