@@ -49,7 +49,7 @@ def run_job(config: DictConfig, work: Callable[[DictConfig], Mapping[str, Any] |
     objective = config.sweep.objective
     try:
         if resuming() and take_up(config, folder) is not None:
-            return objective_of(recorded_figures(folder), objective)
+            return objective_value(recorded_figures(folder), objective)
         with led(HydraConfig.get()):
             figures = work(config)
     except Exception as error:
@@ -63,19 +63,19 @@ def run_job(config: DictConfig, work: Callable[[DictConfig], Mapping[str, Any] |
         anew = resuming() and config.get("ckpt_path") is not None and outcome == "failed"
         hint = f" (delete {folder} to begin it anew)" if anew else ""
         _tell_end(folder, f"{outcome}: {error}{hint}")
-        return objective_of({}, objective)
+        return objective_value({}, objective)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
     if isinstance(figures, str):
         _tell_end(folder, figures)
         return 0.0
-    value = objective_of(figures, objective)
+    value = objective_value(figures, objective)
     shown = f"{value:.4f}" if abs(value) < WORST else "none"
     _tell_end(folder, f"{objective} {shown}, {read_status(folder)['seconds']:.1f} s")
     return value
 
 
-def objective_of(figures: Mapping[str, Any], name: str) -> float:
+def objective_value(figures: Mapping[str, Any], name: str) -> float:
     """A figure as a sweeper takes it: finite, and worse than any other where there is none."""
     value = figures.get(name)
     if isinstance(value, (int, float)) and math.isfinite(value):

@@ -4,19 +4,19 @@ import math
 
 import pytest
 
-from seq2seq.sweep.job import WORST, check_objective, objective_of
+from seq2seq.sweep.job import WORST, check_objective, objective_value
 
 
 @pytest.mark.parametrize("bad", [{}, {"test/loss": math.nan}, {"test/loss": math.inf}])
 def test_a_sweeper_never_gets_what_it_can_not_compare(bad: dict[str, float]) -> None:
-    assert objective_of(bad, "test/loss") == WORST
-    assert objective_of(bad, "test/bleu") == -WORST
+    assert objective_value(bad, "test/loss") == WORST
+    assert objective_value(bad, "test/bleu") == -WORST
     assert math.isfinite(WORST)
 
 
 def test_the_objective_is_the_figure_itself_within_bounds() -> None:
-    assert objective_of({"val/bleu": 3.5}, "val/bleu") == 3.5
-    assert objective_of({"test/perplexity": 1e300}, "test/perplexity") == WORST
+    assert objective_value({"val/bleu": 3.5}, "val/bleu") == 3.5
+    assert objective_value({"test/perplexity": 1e300}, "test/perplexity") == WORST
 
 
 @pytest.mark.parametrize("name", ["loss", "train/loss", "test/los", "val/"])
