@@ -122,9 +122,11 @@ def check_training(config: DictConfig) -> None:
         )
     if config.optimizer.lr < 0:
         raise ValueError(f"optimizer.lr={config.optimizer.lr} must be at least 0")
-    betas = OmegaConf.select(config, "optimizer.betas")
-    if betas is not None and len(betas) != 2:
-        raise ValueError(f"optimizer.betas={list(betas)} must be two numbers, such as [0.9,0.999]")
+    for key, such_as in (("betas", "[0.9,0.999]"), ("eps", "[null,0.001]")):
+        pair = OmegaConf.select(config, f"optimizer.{key}")
+        if OmegaConf.is_list(pair) and len(pair) != 2:
+            raise ValueError(f"optimizer.{key}={list(pair)} must be two numbers, such as {such_as}")
+    _check_optimizer(config.optimizer)
     clip = config.trainer.gradient_clip_val
     if clip is not None and not clip > 0:
         raise ValueError(
@@ -153,6 +155,17 @@ def check_training(config: DictConfig) -> None:
                 f"{key}.mode={mode} would take the worst {monitor} for the best: use "
                 f"{key}.mode={better}"
             )
+
+
+def _check_optimizer(config: DictConfig) -> None:
+    import torch
+
+    try:  # torch knows the rules of each, and says them when one is made
+        instantiate(config)([torch.nn.Parameter(torch.zeros(1))])
+    except ValueError as error:
+        given = {key: value for key, value in plain(config).items() if not key.startswith("_")}
+        values = ", ".join(f"optimizer.{key}={value}" for key, value in given.items())
+        raise ValueError(f"{values} can't be: {error}") from error
 
 
 def build_datamodule(config: DictConfig) -> "TranslationDataModule":

@@ -308,7 +308,6 @@ class OptimizerConfig:
     _partial_: bool = True
     lr: float = MISSING
     weight_decay: float = 0.0
-    fused: bool = False
 
 
 @dataclass
@@ -317,6 +316,7 @@ class AdamConfig(OptimizerConfig):
 
     betas: list[float] = MISSING
     eps: float = MISSING
+    fused: bool = False
 
 
 @dataclass
@@ -325,6 +325,34 @@ class SgdConfig(OptimizerConfig):
 
     momentum: float = MISSING
     nesterov: bool = False
+    fused: bool = False
+
+
+@dataclass
+class AdafactorConfig(OptimizerConfig):
+    """`torch.optim.Adafactor`."""
+
+    beta2_decay: float = MISSING
+    eps: list[float | None] = MISSING
+    d: float = MISSING
+
+
+@dataclass
+class AdadeltaConfig(OptimizerConfig):
+    """`torch.optim.Adadelta`."""
+
+    rho: float = MISSING
+    eps: float = MISSING
+
+
+@dataclass
+class RmspropConfig(OptimizerConfig):
+    """`torch.optim.RMSprop`."""
+
+    alpha: float = MISSING
+    eps: float = MISSING
+    momentum: float = MISSING
+    centered: bool = False
 
 
 @dataclass
@@ -644,7 +672,13 @@ _GROUPS: dict[str, dict[str, type]] = {
         "scan": ScanConfig,
         "torchtext": TorchtextConfig,
     },
-    "optimizer": {"adam": AdamConfig, "sgd": SgdConfig},
+    "optimizer": {
+        "adam": AdamConfig,
+        "sgd": SgdConfig,
+        "adafactor": AdafactorConfig,
+        "adadelta": AdadeltaConfig,
+        "rmsprop": RmspropConfig,
+    },
     "scheduler": {
         "constant": SchedulerConfig,
         "plateau": PlateauConfig,

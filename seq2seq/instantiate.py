@@ -20,6 +20,9 @@ LISTED_TARGETS = frozenset(
     {
         "torch.optim.Adam",
         "torch.optim.AdamW",
+        "torch.optim.Adadelta",
+        "torch.optim.Adafactor",
+        "torch.optim.RMSprop",
         "torch.optim.SGD",
         "lightning.Trainer",
         "lightning.pytorch.Trainer",

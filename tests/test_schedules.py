@@ -12,7 +12,7 @@ from seq2seq.schedules import constant, halving, inverse_square_root, plateau
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SCHEDULES = ["constant", "plateau", "inverse_square_root", "halving"]
-OPTIMIZERS = ["adam", "adamw", "sgd"]
+OPTIMIZERS = ["adafactor", "adam", "adamw", "adadelta", "rmsprop", "sgd"]
 
 
 def sgd(lr=0.8):

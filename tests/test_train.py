@@ -380,6 +380,8 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(
         ),
         ("optimizer.lr=-1", "optimizer.lr=-1.0 must be at least 0"),
         ("optimizer.betas=[0.9]", "optimizer.betas=[0.9] must be two numbers"),
+        ("optimizer=adafactor optimizer.eps=[1]", "optimizer.eps=[1.0] must be two numbers"),
+        ("optimizer=adadelta optimizer.rho=2", "optimizer.rho=2.0, optimizer.eps=1e-06 can't be"),
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0 must be at least"),
         ("callbacks.best_checkpoint.monitor=val/bleu", "use callbacks.best_checkpoint.mode=max"),
         ("label_smoothing=2", "label_smoothing=2.0"),
