@@ -87,6 +87,11 @@ def check_sizes(config: DictConfig) -> None:
     check_decoding(**decoding, attends=config.model.attention != "none")
     if config.decoding.dictionary is not None:
         read_dictionary(config.decoding.dictionary)
+    if config.model.share_embeddings and not config.tokenizer.shared:
+        raise ValueError(
+            "model.share_embeddings=true needs one vocabulary for both sides: set "
+            "tokenizer.shared=true, or model.share_embeddings=false"
+        )
     with torch.device("meta"):
         model = encoder_decoder(
             source_vocabulary_size=8, target_vocabulary_size=8, pad_id=PAD_ID, **plain(config.model)

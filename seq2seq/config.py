@@ -33,6 +33,7 @@ class ModelConfig:
 
     cell: str = "lstm"
     embedding_size: int = 256
+    embedding_rank: int | None = None
     hidden_size: int = 256
     encoder_layers: int = 1
     bidirectional: bool = True
@@ -54,6 +55,7 @@ class ModelConfig:
     zoneout_cell: float = 0.0
     variational_dropout: bool = False
     tie_embeddings: bool = False
+    share_embeddings: bool = False
     reverse_source: bool = False
 
 
@@ -157,6 +159,7 @@ class InitializerConfig:
     attention: RuleConfig = field(default_factory=RuleConfig)
     bridge: RuleConfig = field(default_factory=RuleConfig)
     output: RuleConfig = field(default_factory=RuleConfig)
+    embedding_projection: RuleConfig = field(default_factory=RuleConfig)
     highway: RuleConfig = field(default_factory=RuleConfig)
     highway_bias: RuleConfig = field(default_factory=RuleConfig)
     linear_bias: RuleConfig = field(default_factory=RuleConfig)

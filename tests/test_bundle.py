@@ -25,13 +25,13 @@ PAIRS = [Pair("one two", "un deux", 1), Pair("two three", "deux trois", 2)]
 FILES = ["bundle.json", "source_tokenizer.json", "target_tokenizer.json", "weights.safetensors"]
 
 
-def tokenizers(kind: str = "word") -> tuple[Tokenizer, Tokenizer]:
-    return train_tokenizers(PAIRS, source={"kind": kind}, target={"kind": kind})
+def tokenizers(kind: str = "word", shared: bool = False) -> tuple[Tokenizer, Tokenizer]:
+    return train_tokenizers(PAIRS, source={"kind": kind}, target={"kind": kind}, shared=shared)
 
 
-def save(path: Path, *, kind: str = "word", **changes: Any) -> EncoderDecoder:
+def save(path: Path, *, kind: str = "word", shared: bool = False, **changes: Any) -> EncoderDecoder:
     """A checkpoint as training writes it, as far as loading a trained network reads it."""
-    source, target = tokenizers(kind)
+    source, target = tokenizers(kind, shared)
     arguments = {
         "source_vocabulary_size": source.vocabulary_size,
         "target_vocabulary_size": target.vocabulary_size,
@@ -54,11 +54,20 @@ def bundled(folder: Path, **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["word", "character"])
-@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True, "cell": "gru"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tie_embeddings": True, "cell": "gru"},
+        {"tie_embeddings": True, "embedding_rank": 2},
+        {"tie_embeddings": True, "share_embeddings": True, "embedding_rank": 2},
+    ],
+)
 def test_a_bundle_translates_as_the_checkpoint(
     tmp_path: Path, changes: dict[str, Any], kind: str
 ) -> None:
-    folder = bundled(tmp_path, kind=kind, **changes)
+    shared = bool(changes.get("share_embeddings"))
+    folder = bundled(tmp_path, kind=kind, shared=shared, **changes)
     assert sorted(file.name for file in folder.iterdir()) == FILES
     expected, found = load_trained(tmp_path / "a.ckpt"), read_bundle(folder)
     assert not found.model.training

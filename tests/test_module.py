@@ -40,7 +40,10 @@ def test_norms_before_and_after_clipping_and_the_share_of_clipped_steps_are_curv
 
 
 def test_only_matrices_decay_where_that_is_asked_for(compose: Compose) -> None:
-    tied = ("model.tie_embeddings=true", "model.embedding_size=6", "model.hidden_size=6")
+    tied = (
+        *("model.tie_embeddings=true", "model.embedding_size=6", "model.hidden_size=6"),
+        *("model.share_embeddings=true", "model.embedding_rank=4", "tokenizer.shared=true"),
+    )
     options = (*tied, "optimizer.weight_decay=0.1", "weight_decay_on=matrices")
     config = compose(*options)
     datamodule = build_datamodule(config)

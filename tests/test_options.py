@@ -67,6 +67,7 @@ def model_options() -> Iterator[dict[str, Any]]:
     rest = cycle(product(BRIDGES, [False, True], [False, True]))
     initializers = cycle(group("initializer"))
     connections = cycle(LAYER_CONNECTIONS)
+    embeddings = cycle([(False, None), (False, 3), (True, None), (True, 3), (False, None)])
     combined = product(CELLS, [False, True], [(1, 1), (2, 1), (2, 2), (1, 2)], ways)
     for cell, bidirectional, depths, way in islice(combined, 0, None, 2):
         bridge, tie, reverse = next(rest)
@@ -76,6 +77,7 @@ def model_options() -> Iterator[dict[str, Any]]:
         equal = bridge == "copy" or "dot" in way["attention"]
         decoder = joined if equal else 7
         additive = way["attention"] == "additive"
+        share, rank = next(embeddings)
         connection = next(connections) if max(depths) > 1 else "none"
         lower = bidirectional and depths[0] > 1 and not equal
         # Something must be left that a connection can go around.
@@ -93,6 +95,8 @@ def model_options() -> Iterator[dict[str, Any]]:
             "bridge": bridge,
             "layer_connection": connection,
             "tie_embeddings": tie,
+            "share_embeddings": share,
+            "embedding_rank": rank,
             "reverse_source": reverse,
             "embedding_size": decoder if tie else 4,
             "hidden_size": SIZE,
@@ -232,7 +236,7 @@ def test_every_two_values_of_model_options_meet() -> None:
     varied = [
         *("cell", "bidirectional", "encoder_layers", "decoder_layers", "attention"),
         *("input_feeding", "query_state", "bridge", "tie_embeddings", "reverse_source"),
-        "layer_connection",
+        *("layer_connection", "share_embeddings", "embedding_rank"),
     ]
     met = Counter(
         pair

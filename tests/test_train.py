@@ -378,6 +378,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(
             "callbacks.last_checkpoint.every_n_train_steps=0",
             "callbacks.last_checkpoint.every_n_train_steps=0 must be at least 1",
         ),
+        ("model.share_embeddings=true", "share_embeddings=true needs one vocabulary for both"),
         ("optimizer.lr=-1", "optimizer.lr=-1.0 must be at least 0"),
         ("optimizer.betas=[0.9]", "optimizer.betas=[0.9] must be two numbers"),
         ("optimizer=adafactor optimizer.eps=[1]", "optimizer.eps=[1.0] must be two numbers"),

@@ -35,9 +35,11 @@ from seq2seq.initializers.schemes import check_argument
 SHARED = ("scale", "gain", "longest")
 SHORTEST_SPREAD = 3.0
 
-# Roles of parts that no preset's source knows, each with what its paper sets; a config's own entry
-# replaces them value by value.
+# Roles of parts that no preset's source knows, each with what its paper sets, or with what leaves
+# the parts around it as they were; a config's own entry replaces them value by value.
 PART_ROLES: Mapping[str, Mapping[str, Any]] = {
+    # What it makes of the table's rows has their scale.
+    "embedding_projection": {"pattern": "*embedding.projection.weight", "scheme": "lecun_normal"},
     "highway": {"pattern": "*highway.weight", "scheme": "xavier_uniform"},
     "highway_bias": {"pattern": "*highway.bias", "scheme": "constant", "value": -1.0},
 }

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from seq2seq.models.attention import Attention, Memory
 from seq2seq.models.connection import connections
 from seq2seq.models.dropout import SequenceDropout, WordDropout, masked
+from seq2seq.models.embedding import make_embedding, make_output
 from seq2seq.models.recurrent import (
     RecurrentLayer,
     RecurrentNoise,
@@ -116,6 +117,9 @@ class Decoder(nn.Module):
         layers: depth.
         attention: a ready module, or None.
         memory_size: width of the encoder's outputs.
+        embedding_rank: width of the embedding's table, see
+            :class:`~seq2seq.models.embedding.FactoredEmbedding`; None for a table of full width.
+        shared_embedding: the encoder's, to be used here as well; one of its own if None.
         input_feeding: see above; needs attention.
         query_state: which hidden state asks, ``current`` or ``previous``.
         layer_connection: see :class:`~seq2seq.models.connection.LayerConnection`; around every
@@ -129,7 +133,8 @@ class Decoder(nn.Module):
             :class:`~seq2seq.models.recurrent.RecurrentLayer`.
         variational_dropout: draw embedding, layer and output dropout once a sequence, see
             :class:`~seq2seq.models.dropout.SequenceDropout`, and word dropout by type.
-        tie_embeddings: the output layer uses the embedding's weights (Press and Wolf 2017).
+        tie_embeddings: the output layer uses the embedding's weights (Press and Wolf 2017,
+            section 3).
 
     Raises:
         ValueError: for options that contradict each other.
@@ -146,6 +151,8 @@ class Decoder(nn.Module):
         layers: int,
         attention: Attention | None,
         memory_size: int,
+        embedding_rank: int | None = None,
+        shared_embedding: nn.Embedding | None = None,
         input_feeding: bool = False,
         query_state: str = "current",
         layer_connection: str = "none",
@@ -182,7 +189,12 @@ class Decoder(nn.Module):
         self.hidden_size = hidden_size
         self.input_feeding = input_feeding
         self.query_state = query_state
-        self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=pad_id)
+        self.embedding_size = embedding_size
+        if shared_embedding is None:
+            shared_embedding = make_embedding(
+                vocabulary_size, embedding_size, pad_id=pad_id, rank=embedding_rank
+            )
+        self.embedding = shared_embedding
         self.word_dropout = WordDropout(
             word_dropout, vocabulary_size=vocabulary_size, by_type=variational_dropout
         )
@@ -208,9 +220,7 @@ class Decoder(nn.Module):
         self.attention = attention
         if attention is not None:
             self.attention_vector = nn.Linear(memory_size + hidden_size, hidden_size, bias=False)
-        self.output = nn.Linear(hidden_size, vocabulary_size)
-        if tie_embeddings:
-            self.output.weight = self.embedding.weight
+        self.output = make_output(hidden_size, self.embedding, tied=tie_embeddings)
 
     def first_state(self, recurrent: RecurrentState) -> DecoderState:
         """The state before the first token, from the bridge's ``[layers, batch, hidden]``."""
@@ -239,7 +249,7 @@ class Decoder(nn.Module):
                 recurrent[index] = disturbed
         return DecoderNoise(
             words=self.word_dropout.draw(like),
-            embedding=drawn(self.embedding_dropout, self.embedding.embedding_dim),
+            embedding=drawn(self.embedding_dropout, self.embedding_size),
             output=drawn(self.output_dropout, self.hidden_size),
             layers=layers,
             recurrent=recurrent,

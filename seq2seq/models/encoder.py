@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from seq2seq.models.connection import connections
 from seq2seq.models.dropout import SequenceDropout, WordDropout
+from seq2seq.models.embedding import make_embedding
 from seq2seq.models.recurrent import (
     RecurrentLayer,
     RecurrentOutput,
@@ -97,6 +98,8 @@ class Encoder(nn.Module):
         pad_id: the token whose embedding stays zero.
         cell: see :class:`~seq2seq.models.recurrent.RecurrentLayer`.
         embedding_size: width of the source embedding.
+        embedding_rank: width of its table, see
+            :class:`~seq2seq.models.embedding.FactoredEmbedding`; None for a table of full width.
         hidden_size: width of each direction of each layer.
         layers: depth.
         bidirectional: scan in both directions.
@@ -129,6 +132,7 @@ class Encoder(nn.Module):
         hidden_size: int,
         layers: int,
         bidirectional: bool,
+        embedding_rank: int | None = None,
         bidirectional_layers: int | None = None,
         layer_connection: str = "none",
         outputs_read: bool = True,
@@ -160,7 +164,9 @@ class Encoder(nn.Module):
         widths = [directions * hidden_size for directions in self.directions]
         self.output_size = widths[-1]
         self.reverse_source = reverse_source
-        self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=pad_id)
+        self.embedding = make_embedding(
+            vocabulary_size, embedding_size, pad_id=pad_id, rank=embedding_rank
+        )
         self.word_dropout = WordDropout(
             word_dropout, vocabulary_size=vocabulary_size, by_type=variational_dropout
         )

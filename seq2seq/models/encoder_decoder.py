@@ -107,6 +107,7 @@ def encoder_decoder(
     pad_id: int,
     cell: str = "lstm",
     embedding_size: int = 256,
+    embedding_rank: int | None = None,
     hidden_size: int = 256,
     encoder_layers: int = 1,
     bidirectional: bool = True,
@@ -128,6 +129,7 @@ def encoder_decoder(
     zoneout_cell: float = 0.0,
     variational_dropout: bool = False,
     tie_embeddings: bool = False,
+    share_embeddings: bool = False,
     reverse_source: bool = False,
 ) -> EncoderDecoder:
     """Build a network from plain values.
@@ -137,6 +139,8 @@ def encoder_decoder(
         pad_id: the padding token of both sides.
         cell: ``lstm``, ``gru``, ``rnn_tanh`` or ``rnn_relu``, in encoder and decoder.
         embedding_size: width of both embeddings.
+        embedding_rank: width of their tables, where a projection to ``embedding_size`` follows;
+            without one if None.
         hidden_size: width of each direction of the encoder's layers.
         encoder_layers: depth of the encoder.
         bidirectional: whether the encoder scans in both directions.
@@ -161,6 +165,8 @@ def encoder_decoder(
         variational_dropout: draw embedding, layer, output and word dropout once a sequence instead
             of once a timestep.
         tie_embeddings: the output layer uses the target embedding's weights.
+        share_embeddings: encoder and decoder use one embedding; with ``tie_embeddings`` as well,
+            this is the three-way weight tying of Press and Wolf 2017, section 3.
         reverse_source: read the source last to first.
 
     Raises:
@@ -168,6 +174,7 @@ def encoder_decoder(
     """
     sizes = {
         "embedding_size": embedding_size,
+        "embedding_rank": embedding_rank,
         "hidden_size": hidden_size,
         "encoder_layers": encoder_layers,
         "bidirectional_layers": bidirectional_layers,
@@ -204,11 +211,18 @@ def encoder_decoder(
             "layer_dropout, output_dropout and word_dropout is above 0: set one, or "
             "variational_dropout=false"
         )
+    if share_embeddings and source_vocabulary_size != target_vocabulary_size:
+        raise ValueError(
+            "share_embeddings=true needs one vocabulary for both sides, but the source has "
+            f"{source_vocabulary_size} tokens and the target {target_vocabulary_size}: set "
+            "tokenizer.shared=true"
+        )
     encoder = Encoder(
         vocabulary_size=source_vocabulary_size,
         pad_id=pad_id,
         cell=cell,
         embedding_size=embedding_size,
+        embedding_rank=embedding_rank,
         hidden_size=hidden_size,
         layers=encoder_layers,
         bidirectional=bidirectional,
@@ -254,6 +268,8 @@ def encoder_decoder(
         pad_id=pad_id,
         cell=cell,
         embedding_size=embedding_size,
+        embedding_rank=embedding_rank,
+        shared_embedding=encoder.embedding if share_embeddings else None,
         hidden_size=decoder_hidden_size,
         layers=decoder_layers,
         attention=scores,

@@ -23,6 +23,14 @@ WAYS: list[dict[str, Any]] = [
     {"attention": "additive", "input_feeding": True, "query_state": "previous"},
     {"attention": "general", "input_feeding": True, "bridge": "zero"},
     {"attention": "dot", "bidirectional": False, "tie_embeddings": True, "embedding_size": 6},
+    {
+        "attention": "scaled_dot",
+        "bidirectional": False,
+        "share_embeddings": True,
+        "tie_embeddings": True,
+        "embedding_size": 6,
+        "embedding_rank": 3,
+    },
 ]
 every_way = pytest.mark.parametrize(
     "options",
