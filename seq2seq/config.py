@@ -42,6 +42,12 @@ class ModelConfig:
     decoder_hidden_size: int | None = None
     attention: str = "general"
     attention_size: int | None = None
+    attention_heads: int = 1
+    attention_filters: int | None = None
+    attention_kernel: int | None = None
+    coverage: bool = False
+    local_attention: str = "none"
+    attention_window: int | None = None
     query_state: str = "current"
     input_feeding: bool = False
     bridge: str = "linear"

@@ -44,6 +44,7 @@ from seq2seq.models.bridge import BRIDGES
 from seq2seq.models.connection import LAYER_CONNECTIONS
 from seq2seq.models.decoder import QUERY_STATES
 from seq2seq.models.encoder_decoder import EncoderDecoder, encoder_decoder
+from seq2seq.models.local_attention import LOCAL_ATTENTIONS
 from seq2seq.models.recurrent import CELLS
 from seq2seq.scoring import batch_loss
 from seq2seq.translator import Translator
@@ -63,21 +64,30 @@ def model_options() -> Iterator[dict[str, Any]]:
         {"attention": attention, "input_feeding": feeding, "query_state": query}
         for attention, feeding, query in product(ATTENTIONS, [False, True], QUERY_STATES)
         if (attention != "none" or not feeding) and (feeding or query == "current")
+        if attention != "location"  # takes turns with the additive score that it adds to
     ]
+    additives = cycle(product(["additive", "location"], [False, True]))
+    places = cycle(["none", *LOCAL_ATTENTIONS, "none"])  # five, to meet all others
     rest = cycle(product(BRIDGES, [False, True], [False, True]))
     initializers = cycle(group("initializer"))
     connections = cycle(LAYER_CONNECTIONS)
     embeddings = cycle([(False, None), (False, 3), (True, None), (True, 3), (False, None)])
     combined = product(CELLS, [False, True], [(1, 1), (2, 1), (2, 2), (1, 2)], ways)
-    for cell, bidirectional, depths, way in islice(combined, 0, None, 2):
+    for cell, bidirectional, depths, chosen in islice(combined, 0, None, 2):
+        way = dict(chosen)
         bridge, tie, reverse = next(rest)
         if way["attention"] == "none" and bridge == "zero":
             bridge = "linear"  # nothing of the source would reach the decoder
         joined = SIZE * (1 + bidirectional)
         equal = bridge == "copy" or "dot" in way["attention"]
         decoder = joined if equal else 7
-        additive = way["attention"] == "additive"
         share, rank = next(embeddings)
+        additive, coverage = way["attention"] == "additive", False
+        if additive:
+            way["attention"], coverage = next(additives)
+        local = next(places) if way["attention"] != "none" else "none"
+        heads = tie and (way["attention"] == "scaled_dot" or (additive and not coverage))
+        located = way["attention"] == "location"
         connection = next(connections) if max(depths) > 1 else "none"
         lower = bidirectional and depths[0] > 1 and not equal
         # Something must be left that a connection can go around.
@@ -91,7 +101,13 @@ def model_options() -> Iterator[dict[str, Any]]:
             "encoder_layers": depths[0],
             "decoder_layers": depths[1],
             **way,
-            "attention_size": 5 if additive and tie else None,
+            "attention_size": 4 if additive and tie else None,
+            "attention_heads": 2 if heads and not located else 1,
+            "attention_filters": 3 if located and tie else None,
+            "attention_kernel": 5 if located and reverse else None,
+            "coverage": coverage,
+            "local_attention": local,
+            "attention_window": 2 if local != "none" and reverse else None,
             "bridge": bridge,
             "layer_connection": connection,
             "tie_embeddings": tie,
@@ -237,6 +253,7 @@ def test_every_two_values_of_model_options_meet() -> None:
         *("cell", "bidirectional", "encoder_layers", "decoder_layers", "attention"),
         *("input_feeding", "query_state", "bridge", "tie_embeddings", "reverse_source"),
         *("layer_connection", "share_embeddings", "embedding_rank"),
+        *("coverage", "local_attention"),
     ]
     met = Counter(
         pair
@@ -246,16 +263,20 @@ def test_every_two_values_of_model_options_meet() -> None:
     values = {key: {options[key] for options in OPTIONS} for key in varied}
     assert values["cell"] == set(CELLS)
     assert values["attention"] == set(ATTENTIONS)
+    assert values["local_attention"] == set(LOCAL_ATTENTIONS)
     assert values["bridge"] == set(BRIDGES)
     assert values["query_state"] == set(QUERY_STATES)
     assert values["layer_connection"] == set(LAYER_CONNECTIONS)
     assert {(options["cell"], options["initializer"]) for options in OPTIONS} == set(
         product(CELLS, group("initializer"))
     )
+    without_coverage = set(ATTENTIONS) - {"additive", "location"}
     impossible = {
         (("attention", "none"), ("input_feeding", True)),
         (("attention", "none"), ("query_state", "previous")),
         (("attention", "none"), ("bridge", "zero")),
+        *((("attention", kind), ("coverage", True)) for kind in without_coverage),
+        *((("attention", "none"), ("local_attention", kind)) for kind in LOCAL_ATTENTIONS[1:]),
         (("input_feeding", False), ("query_state", "previous")),
     }
     for first, second in combinations(varied, 2):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seq2seq.models.attention import Attention, Memory
+from seq2seq.models.attention_history import AttentionState
 from seq2seq.models.connection import connections
 from seq2seq.models.dropout import SequenceDropout, WordDropout, masked
 from seq2seq.models.embedding import make_embedding, make_output
@@ -67,17 +68,20 @@ class DecoderState(NamedTuple):
         fed: ``[batch, hidden]``, the attention vector of the step before; None without input
             feeding, and with ``query_state="previous"``, which feeds the context itself.
         noise: the same at every timestep; None in evaluation.
+        attention: None where no answer of the attention depends on those before.
     """
 
     recurrent: RecurrentState
     fed: Tensor | None = None
     noise: DecoderNoise | None = None
+    attention: AttentionState | None = None
 
     def select(self, rows: Tensor) -> "DecoderState":
         """The examples ``rows`` (int64 ``[rows]``) in that order; repeats are allowed."""
         fed = None if self.fed is None else self.fed.index_select(0, rows)
         noise = None if self.noise is None else self.noise.select(rows)
-        return DecoderState(self.recurrent.select(rows), fed, noise)
+        attention = None if self.attention is None else self.attention.select(rows)
+        return DecoderState(self.recurrent.select(rows), fed, noise, attention)
 
 
 class DecoderOutput(NamedTuple):
@@ -222,14 +226,17 @@ class Decoder(nn.Module):
             self.attention_vector = nn.Linear(memory_size + hidden_size, hidden_size, bias=False)
         self.output = make_output(hidden_size, self.embedding, tied=tie_embeddings)
 
-    def first_state(self, recurrent: RecurrentState) -> DecoderState:
+    def first_state(self, recurrent: RecurrentState, memory: Memory | None) -> DecoderState:
         """The state before the first token, from the bridge's ``[layers, batch, hidden]``."""
         noise = self._draw_noise(recurrent.hidden[0])
-        if not self.input_feeding or self.query_state == "previous":
-            return DecoderState(recurrent, None, noise)
-        batch = recurrent.hidden.size(1)
-        fed = recurrent.hidden.new_zeros(batch, self.hidden_size)
-        return DecoderState(recurrent, fed, noise)
+        attention = None
+        if self.attention is not None:
+            assert memory is not None
+            attention = self.attention.first_state(memory)
+        fed = None
+        if self.input_feeding and self.query_state == "current":
+            fed = recurrent.hidden.new_zeros(recurrent.hidden.size(1), self.hidden_size)
+        return DecoderState(recurrent, fed, noise, attention)
 
     def _draw_noise(self, like: Tensor) -> DecoderNoise | None:
         """For the batch of ``like``, ``[batch, ...]``."""
@@ -263,22 +270,24 @@ class Decoder(nn.Module):
         """
         noise = state.noise or _NO_NOISE
         embedded = self._embed(tokens, noise)
-        layers, fed = state.recurrent.layers(), state.fed
+        layers, fed, attention = state.recurrent.layers(), state.fed, state.attention
         if not self.input_feeding:
             hidden, _ = self._recurrent(embedded, layers, noise)
-            features, alignment = self._attend(hidden, memory)
+            features, alignment, _ = self._attend(hidden, memory, attention)
             features = _drop(self.output_dropout, features, noise.output)
             return DecoderOutput(features, None, alignment)
         steps: list[Tensor] = []
         alignments: list[Tensor] = []
         for token in torch.split(embedded, 1, dim=1):
-            features, alignment, layers, fed = self._step(token, layers, fed, memory, noise)
+            features, alignment, layers, fed, attention = self._step(
+                token, layers, fed, attention, memory, noise
+            )
             assert alignment is not None
             steps.append(features)
             alignments.append(alignment)
         return DecoderOutput(
             _drop(self.output_dropout, torch.cat(steps, dim=1), noise.output),
-            DecoderState(stack_states(layers), fed, state.noise),
+            DecoderState(stack_states(layers), fed, state.noise, attention),
             torch.cat(alignments, dim=1),
         )
 
@@ -286,10 +295,10 @@ class Decoder(nn.Module):
         """One timestep: features ``[batch, 1, hidden]`` after the tokens ``[batch]``."""
         noise = state.noise or _NO_NOISE
         embedded = self._embed(tokens.unsqueeze(1), noise)
-        features, alignment, layers, fed = self._step(
-            embedded, state.recurrent.layers(), state.fed, memory, noise
+        features, alignment, layers, fed, attention = self._step(
+            embedded, state.recurrent.layers(), state.fed, state.attention, memory, noise
         )
-        after = DecoderState(stack_states(layers), fed, state.noise)
+        after = DecoderState(stack_states(layers), fed, state.noise, attention)
         features = _drop(self.output_dropout, features, noise.output)
         return DecoderOutput(features, after, alignment)
 
@@ -302,23 +311,25 @@ class Decoder(nn.Module):
         embedded: Tensor,
         layers: Sequence[RecurrentState],
         fed: Tensor | None,
+        attention: AttentionState | None,
         memory: Memory | None,
         noise: DecoderNoise,
-    ) -> tuple[Tensor, Tensor | None, list[RecurrentState], Tensor | None]:
-        """Features, alignment, and the states and the fed vector after.
+    ) -> tuple[Tensor, Tensor | None, list[RecurrentState], Tensor | None, AttentionState | None]:
+        """Features, alignment, and the states, the fed vector and the attention's state after.
 
         One state a layer: stacking and cutting them at every step would copy them.
         """
         if self.input_feeding and self.query_state == "previous":
             assert self.attention is not None and memory is not None
             before = layers[-1].hidden.transpose(0, 1)  # [batch, 1, hidden]
-            context, alignment = self.attention(before, memory)
+            context, alignment, attention = self.attention(before, memory, attention)
             hidden, after = self._recurrent(torch.cat([embedded, context], dim=2), layers, noise)
-            return self._attention_vector(context, hidden), alignment, after, None
+            return self._attention_vector(context, hidden), alignment, after, None, attention
         x = embedded if fed is None else torch.cat([embedded, fed.unsqueeze(1)], dim=2)
         hidden, after = self._recurrent(x, layers, noise)
-        features, alignment = self._attend(hidden, memory)
-        return features, alignment, after, features.squeeze(1) if self.input_feeding else None
+        features, alignment, attention = self._attend(hidden, memory, attention)
+        fed = features.squeeze(1) if self.input_feeding else None
+        return features, alignment, after, fed, attention
 
     def _recurrent(
         self, x: Tensor, states: Sequence[RecurrentState], noise: DecoderNoise
@@ -335,12 +346,14 @@ class Decoder(nn.Module):
             after.append(final)
         return x, after
 
-    def _attend(self, hidden: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor | None]:
+    def _attend(
+        self, hidden: Tensor, memory: Memory | None, state: AttentionState | None
+    ) -> tuple[Tensor, Tensor | None, AttentionState | None]:
         if self.attention is None:
-            return hidden, None
+            return hidden, None, None
         assert memory is not None
-        context, alignment = self.attention(hidden, memory)
-        return self._attention_vector(context, hidden), alignment
+        context, alignment, state = self.attention(hidden, memory, state)
+        return self._attention_vector(context, hidden), alignment, state
 
     def _attention_vector(self, context: Tensor, hidden: Tensor) -> Tensor:
         return torch.tanh(self.attention_vector(torch.cat([context, hidden], dim=2)))

@@ -63,10 +63,10 @@ class EncoderDecoder(nn.Module):
     def start(self, source: Tensor, source_lengths: Tensor) -> DecodingState:
         """Encode the source: the state before the first target token."""
         encoded = self.encoder(source, source_lengths)
-        state = self.decoder.first_state(self.bridge(encoded.state))
-        if self.decoder.attention is None:
-            return DecodingState(state, None)
-        return DecodingState(state, self.decoder.attention.memory(encoded.outputs, encoded.mask))
+        memory = None
+        if self.decoder.attention is not None:
+            memory = self.decoder.attention.memory(encoded.outputs, encoded.mask)
+        return DecodingState(self.decoder.first_state(self.bridge(encoded.state), memory), memory)
 
     def step(
         self, tokens: Tensor, state: DecodingState
@@ -116,6 +116,12 @@ def encoder_decoder(
     decoder_hidden_size: int | None = None,
     attention: str = "general",
     attention_size: int | None = None,
+    attention_heads: int = 1,
+    attention_filters: int | None = None,
+    attention_kernel: int | None = None,
+    coverage: bool = False,
+    local_attention: str = "none",
+    attention_window: int | None = None,
     query_state: str = "current",
     input_feeding: bool = False,
     bridge: str = "linear",
@@ -147,8 +153,15 @@ def encoder_decoder(
         bidirectional_layers: how many of its layers do, from the bottom; all if None.
         decoder_layers: depth of the decoder; as the encoder's if None.
         decoder_hidden_size: width of the decoder; ``hidden_size`` if None.
-        attention: ``none``, ``additive``, ``dot``, ``general`` or ``scaled_dot``.
-        attention_size: width of the additive score; the decoder's width if None.
+        attention: ``none``, ``additive``, ``dot``, ``general``, ``scaled_dot`` or ``location``.
+        attention_size: width of the additive score, and of all heads together; the decoder's width
+            if None.
+        attention_heads: how many heads the attention has.
+        attention_filters, attention_kernel: of ``location``, how many filters see how many source
+            positions each; 10 and 15 if None.
+        coverage: whether the sum of all earlier alignments is a term of the additive score.
+        local_attention: ``none``, ``monotonic`` or ``predictive``.
+        attention_window: source positions that local attention reads to both sides; 10 if None.
         query_state: which decoder state asks the attention, ``current`` or ``previous``.
         input_feeding: whether the answer of the attention is an input of the recurrence.
         bridge: ``zero``, ``copy`` or ``linear``.
@@ -181,6 +194,10 @@ def encoder_decoder(
         "decoder_layers": decoder_layers,
         "decoder_hidden_size": decoder_hidden_size,
         "attention_size": attention_size,
+        "attention_heads": attention_heads,
+        "attention_filters": attention_filters,
+        "attention_kernel": attention_kernel,
+        "attention_window": attention_window,
     }
     for name, size in sizes.items():
         if size is not None and size < 1:
@@ -247,16 +264,32 @@ def encoder_decoder(
         decoder_hidden_size=decoder_hidden_size,
     )
     scores = None
+    without_attention = {
+        "attention_size": (attention_size, None),
+        "attention_heads": (attention_heads, 1),
+        "attention_filters": (attention_filters, None),
+        "attention_kernel": (attention_kernel, None),
+        "coverage": (coverage, False),
+        "local_attention": (local_attention, "none"),
+        "attention_window": (attention_window, None),
+    }
+    for name, (value, off) in without_attention.items():
+        if attention == "none" and value != off:
+            raise ValueError(
+                f"{name} is {value}, but attention is none: choose an attention, or leave it out"
+            )
     if attention != "none":
         scores = Attention(
             kind=attention,
             query_size=decoder_hidden_size,
             memory_size=encoder.output_size,
             attention_size=attention_size,
-        )
-    elif attention_size is not None:
-        raise ValueError(
-            f"attention_size is {attention_size}, but attention is none: set it to null"
+            heads=attention_heads,
+            filters=attention_filters,
+            kernel=attention_kernel,
+            coverage=coverage,
+            local=local_attention,
+            window=attention_window,
         )
     elif bridge == "zero":
         raise ValueError(

@@ -50,7 +50,7 @@ def test_weights_are_those_of_luongs_general_score_step_by_step(compose: Compose
         encoded = model.encoder(torch.tensor([ids]), torch.tensor([len(ids)]))
         memory = encoded.outputs[0].detach().numpy()
         query = model.decoder.attention.key_projection.weight.detach().numpy()
-        state = model.decoder.first_state(model.bridge(encoded.state)).recurrent
+        state = model.bridge(encoded.state)
         token = BOS_ID
         for row, name in enumerate(found.target):
             embedded = model.decoder.embedding(torch.tensor([[token]]))

@@ -25,11 +25,27 @@ WAYS = [
 ]
 
 
-def make_decoder(attention: str = "general", *, memory: int = HIDDEN, **options: Any) -> Decoder:
+# What attention can have beside its score.
+PARTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "heads": ("scaled_dot", {"heads": 3}),
+    "coverage": ("additive", {"coverage": True}),
+    "monotonic": ("general", {"local": "monotonic", "window": 1}),
+    "predictive": ("dot", {"local": "predictive", "window": 2}),
+    "all": ("location", {"coverage": True, "local": "monotonic", "window": 1}),
+}
+
+
+def make_decoder(
+    attention: str = "general",
+    *,
+    memory: int = HIDDEN,
+    parts: dict[str, Any] | None = None,
+    **options: Any,
+) -> Decoder:
     torch.manual_seed(0)
     scores = None
     if attention != "none":
-        scores = Attention(kind=attention, query_size=HIDDEN, memory_size=memory)
+        scores = Attention(kind=attention, query_size=HIDDEN, memory_size=memory, **(parts or {}))
     values = {"cell": "lstm", "layers": 1, "embedding_size": EMBEDDING} | options
     decoder = Decoder(
         vocabulary_size=VOCABULARY,
@@ -69,7 +85,7 @@ def make_tokens() -> Tensor:
 
 
 def step_by_step(decoder: Decoder, start: RecurrentState, memory: Memory | None) -> DecoderOutput:
-    state = decoder.first_state(start)
+    state = decoder.first_state(start, memory)
     outputs = []
     for tokens in make_tokens().T:
         outputs.append(decoder.step(tokens, state, memory))
@@ -94,7 +110,7 @@ def test_teacher_forcing_equals_one_step_at_a_time(
         attention, cell=cell, layers=layers, input_feeding=input_feeding, query_state=query_state
     )
     memory, start = make_memory(decoder), make_start(layers, cell)
-    forced = decoder(make_tokens(), decoder.first_state(start), memory)
+    forced = decoder(make_tokens(), decoder.first_state(start, memory), memory)
     stepped = step_by_step(decoder, start, memory)
     assert forced.features.shape == (BATCH, TIME, HIDDEN)
     assert_close(forced.features, stepped.features)
@@ -103,8 +119,27 @@ def test_teacher_forcing_equals_one_step_at_a_time(
         assert_close(forced.alignment, stepped.alignment)
 
 
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize(
-    ("attention", "input_feeding", "steps"), [("none", 0, 1), ("general", 0, 1), ("general", 1, 4)]
+    ("input_feeding", "query_state"), [(False, "current"), (True, "current"), (True, "previous")]
+)
+def test_teacher_forcing_equals_one_step_at_a_time_with_every_part_of_attention(
+    part: str, input_feeding: bool, query_state: str
+) -> None:
+    attention, parts = PARTS[part]
+    decoder = make_decoder(
+        attention, parts=parts, layers=2, input_feeding=input_feeding, query_state=query_state
+    )
+    memory, start = make_memory(decoder), make_start(2, "lstm")
+    forced = decoder(make_tokens(), decoder.first_state(start, memory), memory)
+    stepped = step_by_step(decoder, start, memory)
+    assert_close(forced.features, stepped.features)
+    assert_close(forced.alignment, stepped.alignment)
+
+
+@pytest.mark.parametrize(
+    ("attention", "input_feeding", "steps"),
+    [("none", 0, 1), ("general", 0, 1), ("location", 0, 1), ("general", 1, 4)],
 )
 def test_only_input_feeding_walks_in_python(
     attention: str, input_feeding: bool, steps: int
@@ -112,7 +147,8 @@ def test_only_input_feeding_walks_in_python(
     decoder = make_decoder(attention, input_feeding=bool(input_feeding))
     calls = []
     decoder.layers[0].register_forward_hook(lambda *_: calls.append(1))
-    decoder(make_tokens(), decoder.first_state(make_start(1, "lstm")), make_memory(decoder))
+    memory = make_memory(decoder)
+    decoder(make_tokens(), decoder.first_state(make_start(1, "lstm"), memory), memory)
     assert len(calls) == steps
 
 
@@ -164,7 +200,7 @@ class ByHand:
 def test_input_feeding_follows_luong() -> None:
     decoder = make_decoder("general", memory=5, input_feeding=True)
     memory, start = make_memory(decoder, 5), make_start(1, "lstm")
-    forced = decoder(make_tokens(), decoder.first_state(start), memory)
+    forced = decoder(make_tokens(), decoder.first_state(start, memory), memory)
     for row, length in enumerate(SOURCE_LENGTHS.tolist()):
         hand = ByHand(decoder, memory.values[row, :length])
         h, c, fed = start.hidden[0, row], start.cell[0, row], torch.zeros(HIDDEN).double()
@@ -182,7 +218,7 @@ def test_previous_state_as_query_follows_bahdanau() -> None:
         "additive", memory=5, cell="gru", input_feeding=True, query_state="previous"
     )
     memory, start = make_memory(decoder, 5), make_start(1, "gru")
-    forced = decoder(make_tokens(), decoder.first_state(start), memory)
+    forced = decoder(make_tokens(), decoder.first_state(start, memory), memory)
     for row, length in enumerate(SOURCE_LENGTHS.tolist()):
         hand = ByHand(decoder, memory.values[row, :length])
         s = start.hidden[0, row]
@@ -196,7 +232,7 @@ def test_previous_state_as_query_follows_bahdanau() -> None:
 def test_attention_without_input_feeding_follows_luong() -> None:
     decoder = make_decoder("general", memory=5, cell="gru")
     memory, start = make_memory(decoder, 5), make_start(1, "gru")
-    forced = decoder(make_tokens(), decoder.first_state(start), memory)
+    forced = decoder(make_tokens(), decoder.first_state(start, memory), memory)
     for row, length in enumerate(SOURCE_LENGTHS.tolist()):
         hand = ByHand(decoder, memory.values[row, :length])
         h = start.hidden[0, row]
@@ -211,18 +247,20 @@ def test_a_step_does_not_see_later_tokens() -> None:
     tokens = make_tokens()
     changed = tokens.clone()
     changed[:, 2:] = 1 + changed[:, 2:] % (VOCABULARY - 1)
-    first = decoder(tokens, decoder.first_state(start), memory).features
-    second = decoder(changed, decoder.first_state(start), memory).features
+    first = decoder(tokens, decoder.first_state(start, memory), memory).features
+    second = decoder(changed, decoder.first_state(start, memory), memory).features
     assert torch.equal(first[:, :2], second[:, :2])
     assert not torch.equal(first[:, 2:], second[:, 2:])
 
 
+@pytest.mark.parametrize("part", ["none", *PARTS])
 @pytest.mark.parametrize("input_feeding", [False, True])
-def test_selected_rows_of_the_state_continue_as_before(input_feeding: bool) -> None:
-    decoder = make_decoder("general", layers=2, input_feeding=input_feeding)
+def test_selected_rows_of_the_state_continue_as_before(input_feeding: bool, part: str) -> None:
+    attention, parts = PARTS.get(part, ("general", {}))
+    decoder = make_decoder(attention, parts=parts, layers=2, input_feeding=input_feeding)
     memory = make_memory(decoder)
     tokens = make_tokens()[:, 0]
-    state = decoder.step(tokens, decoder.first_state(make_start(2, "lstm")), memory).state
+    state = decoder.step(tokens, decoder.first_state(make_start(2, "lstm"), memory), memory).state
     rows = torch.tensor([2, 0, 2, 1])
     expected = decoder.step(tokens, state, memory).features[rows]
     chosen = decoder.step(tokens[rows], state.select(rows), memory.select(rows)).features
@@ -232,7 +270,8 @@ def test_selected_rows_of_the_state_continue_as_before(input_feeding: bool) -> N
 def test_each_dropout_acts_in_training_only_and_at_its_own_place() -> None:
     for option, layers in (("embedding_dropout", 1), ("layer_dropout", 2), ("output_dropout", 1)):
         decoder = make_decoder("general", layers=layers, **{option: 0.5})
-        memory, start = make_memory(decoder), decoder.first_state(make_start(layers, "lstm"))
+        memory = make_memory(decoder)
+        start = decoder.first_state(make_start(layers, "lstm"), memory)
         training = decoder(make_tokens(), start, memory).features
         plain = make_decoder("general", layers=layers)(make_tokens(), start, memory).features
         assert not torch.equal(training, plain)
@@ -248,8 +287,9 @@ def test_tied_embeddings_are_one_parameter_that_learns_from_both_sides() -> None
     assert decoder.output.weight is decoder.embedding.weight
     names = [name for name, _ in decoder.named_parameters()]
     assert "embedding.weight" in names and "output.weight" not in names
-    state = decoder.first_state(make_start(1, "lstm"))
-    features = decoder(make_tokens(), state, make_memory(decoder)).features
+    memory = make_memory(decoder)
+    state = decoder.first_state(make_start(1, "lstm"), memory)
+    features = decoder(make_tokens(), state, memory).features
     read = make_tokens().unique()
     unread = torch.tensor([token for token in range(1, VOCABULARY) if token not in read.tolist()])
     assert len(unread)  # tokens that only the output layer touches
