@@ -1,6 +1,7 @@
 """Holds the table of who may import whom, by reading every import in the package with `ast`."""
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -79,6 +80,11 @@ STRANGERS = [
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
+@functools.cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
 def dotted(file: Path) -> str:
     """Name below the package: `data.corpus`; a folder's `__init__` has the folder's name."""
     parts = file.relative_to(PACKAGE).with_suffix("").parts
@@ -107,25 +113,21 @@ def own_imports(file: Path) -> list[tuple[str, str]]:
     """Place and name below the package of what this file imports from the package."""
     return [
         (f"{file.relative_to(PACKAGE.parent)}:{line}", name.removeprefix("seq2seq."))
-        for line, name in imports(ast.parse(file.read_text()))
+        for line, name in imports(parsed(file))
         if name.startswith("seq2seq.")
     ]
 
 
-@pytest.fixture(params=FILES, ids=[str(file.relative_to(PACKAGE)) for file in FILES])
-def file(request: pytest.FixtureRequest) -> Path:
-    return request.param
-
-
-def test_every_file_has_a_layer(file: Path) -> None:
-    name = dotted(file)
-    if name in ("", "data"):
-        assert not own_imports(file), f"{file.name} of {name or 'the package'} imports nothing"
-        return
-    assert layer(name) is not None, (
-        f"seq2seq/{file.relative_to(PACKAGE)} is in no layer: decide what it may import and "
-        f"add {name!r} to LAYERS in tests/test_architecture.py"
-    )
+def test_every_file_has_a_layer() -> None:
+    for file in FILES:
+        name = dotted(file)
+        if name in ("", "data"):
+            assert not own_imports(file), f"{file.name} of {name or 'the package'} imports nothing"
+            continue
+        assert layer(name) is not None, (
+            f"seq2seq/{file.relative_to(PACKAGE)} is in no layer: decide what it may import and "
+            f"add {name!r} to LAYERS in tests/test_architecture.py"
+        )
 
 
 def test_every_layer_in_the_table_has_files() -> None:
@@ -134,42 +136,33 @@ def test_every_layer_in_the_table_has_files() -> None:
     assert not gone, f"LAYERS names modules that don't exist: {sorted(gone)}"
 
 
-def test_imports_go_downward(file: Path) -> None:
-    own = layer(dotted(file)) or 0
+@pytest.mark.parametrize("file", FILES, ids=dotted)
+def test_every_import_is_one_that_the_tables_allow(file: Path) -> None:
+    own = dotted(file)
+    height = layer(own) or 0
     for place, name in own_imports(file):
         other = layer(name)
-        assert other is None or other <= own, (
-            f"{place}: layer {own} imports {name} of layer {other}"
+        assert other is None or other <= height, (
+            f"{place}: layer {height} imports {name} of layer {other}"
         )
-
-
-def test_libraries_stay_in_their_layers(file: Path) -> None:
-    own = layer(dotted(file)) or 0
-    for line, name in imports(ast.parse(file.read_text())):
-        library = name.partition(".")[0]
-        assert library != "pytorch_lightning", f"{file.name}:{line}: import lightning instead"
-        if library == "torchtext":
-            assert dotted(file) == "data.torchtext_corpus", f"{file.name}:{line} imports torchtext"
-        least = LIBRARIES.get(library, 0)
-        assert least <= own, f"{file.name}:{line}: layer {own} imports {name} (from layer {least})"
-
-
-def test_strangers_do_not_import_each_other(file: Path) -> None:
-    own = dotted(file)
-    for place, name in own_imports(file):
+        assert name.partition(".")[0] not in ENTRIES, f"{place} imports the entry {name}"
         for group, strangers in STRANGERS:
             if own.partition(".")[0] == group:
                 assert name.partition(".")[0] not in strangers, f"{place}: {own} imports {name}"
-
-
-def test_nothing_imports_an_entry(file: Path) -> None:
-    for place, name in own_imports(file):
-        assert name.partition(".")[0] not in ENTRIES, f"{place} imports the entry {name}"
+    for line, name in imports(parsed(file)):
+        library = name.partition(".")[0]
+        assert library != "pytorch_lightning", f"{file.name}:{line}: import lightning instead"
+        if library == "torchtext":
+            assert own == "data.torchtext_corpus", f"{file.name}:{line} imports torchtext"
+        least = LIBRARIES.get(library, 0)
+        assert least <= height, (
+            f"{file.name}:{line}: layer {height} imports {name} (from layer {least})"
+        )
 
 
 def test_callbacks_touch_no_private_attribute() -> None:
     for file in (PACKAGE / "callbacks").glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(parsed(file)):
             if not isinstance(node, ast.Attribute) or not node.attr.startswith("_"):
                 continue
             if node.attr.startswith("__"):
@@ -178,35 +171,37 @@ def test_callbacks_touch_no_private_attribute() -> None:
             assert own, f"{file.name}:{node.lineno} reads the private {node.attr} of another object"
 
 
-def test_files_are_named_for_what_they_hold(file: Path) -> None:
-    for part in (*file.relative_to(PACKAGE).parts[:-1], file.stem):
-        assert part.strip("_") not in {"util", "utils", "base", "helper", "helpers", "common"}
+def test_files_are_named_for_what_they_hold_and_say_what_they_are_for() -> None:
+    for file in FILES:
+        for part in (*file.relative_to(PACKAGE).parts[:-1], file.stem):
+            assert part.strip("_") not in {"util", "utils", "base", "helper", "helpers", "common"}
+        assert ast.get_docstring(parsed(file)), f"{file.relative_to(PACKAGE)} has no docstring"
 
 
-def test_every_module_says_what_it_is_for(file: Path) -> None:
-    docstring = ast.get_docstring(ast.parse(file.read_text()))
-    assert docstring, f"{file.relative_to(PACKAGE)} has no docstring"
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "seq2seq",
-        "seq2seq.config",
-        "seq2seq.instantiate",
-        "seq2seq.train",
-        "seq2seq.inspection",
-        "seq2seq.evaluate",
-        "seq2seq.export",
-        "seq2seq.translate",
-        "seq2seq.data.corpus",
-        "seq2seq.data.phrasebook",
-        "seq2seq.data.synthetic",
-        "seq2seq.data.tokenizer",
-    ],
+LIGHT = (
+    "seq2seq",
+    "seq2seq.config",
+    "seq2seq.instantiate",
+    "seq2seq.train",
+    "seq2seq.inspection",
+    "seq2seq.evaluate",
+    "seq2seq.export",
+    "seq2seq.translate",
+    "seq2seq.data.corpus",
+    "seq2seq.data.phrasebook",
+    "seq2seq.data.synthetic",
+    "seq2seq.data.tokenizer",
 )
-def test_importing_it_does_not_import_torch(name: str) -> None:
-    assert heavy_modules_after(f"import {name}") == "[]"
+
+
+HEAVY = ("torch", "lightning", "numpy")
+
+
+def test_importing_what_answers_at_once_does_not_import_torch() -> None:
+    """One after the other in one process; the first of those that are named is the one that did."""
+    imported = "importlib.import_module(name) and any(heavy in sys.modules for heavy in HEAVY)"
+    code = f"import importlib\nHEAVY = {HEAVY}\nprint([name for name in {LIGHT} if {imported}])"
+    assert last_line(code) == "[]"
 
 
 @pytest.mark.parametrize("option", [["--help"], ["--cfg", "job"], ["model=nonsense"]])
@@ -214,14 +209,15 @@ def test_the_command_line_answers_without_importing_torch(option: list[str]) -> 
     run = (
         f"sys.argv = ['train', *{option!r}]; runpy.run_module('seq2seq.train', run_name='__main__')"
     )
-    code = f"import runpy\ntry: {run}\nexcept SystemExit: pass\nprint()"
-    assert heavy_modules_after(code) == "[]"
+    tail = f"print([name for name in {HEAVY} if name in sys.modules])"
+    code = f"import runpy\ntry: {run}\nexcept SystemExit: pass\nprint()\n{tail}"
+    assert last_line(code) == "[]"
 
 
-def heavy_modules_after(code: str) -> str:
-    tail = "print([name for name in ('torch', 'lightning', 'numpy') if name in sys.modules])"
+def last_line(code: str) -> str:
+    """What a new process prints last."""
     answer = subprocess.run(
-        [sys.executable, "-c", f"import sys\n{code}\n{tail}"],
+        [sys.executable, "-c", f"import sys\n{code}"],
         capture_output=True,
         text=True,
         check=True,

@@ -7,12 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
-
-from seq2seq.config import config_folder, register
+from omegaconf import DictConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,11 +50,10 @@ def first_value(swept: Override) -> str:
     ("document", "command"),
     [(document.name, command) for document in DOCUMENTS for command in commands(document)],
 )
-def test_what_a_document_says_to_type_composes(document: str, command: str) -> None:
-    register()
-    name, typed = overrides(command)
-    with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
-        assert hydra.compose(name, typed).model.cell
+def test_what_a_document_says_to_type_composes(
+    compose_config: Callable[[str, list[str]], DictConfig], document: str, command: str
+) -> None:
+    assert compose_config(*overrides(command)).model.cell
 
 
 def test_the_tutorial_has_its_experiments_and_pictures() -> None:

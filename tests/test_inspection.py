@@ -77,7 +77,14 @@ STARTS_BAD = {
 }
 
 
-@pytest.mark.parametrize("name", STARTS_BAD)
+# Each kind of cell, verdict and advice is looked at always, the others with --slow.
+MORE = ("tanh RNN, PyTorch's", "tanh RNN, echo state", "LSTM, PyTorch's, long", "GRU, U(0.02)")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in MORE)) for name in STARTS_BAD],
+)
 def test_the_override_that_is_printed_makes_a_bad_start_carry(
     measured: Callable[..., Inspection], name: str
 ) -> None:

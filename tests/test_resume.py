@@ -166,6 +166,7 @@ def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_process_killed_in_the_middle_of_an_epoch_resumes_to_bitwise_the_same_weights(
     compose: Callable[..., DictConfig], tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.plugins.precision import MixedPrecision
 from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -351,8 +352,25 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(
         ("experiment=nope", "available options in 'experiment'"),
         ("model.hidden_size=abc", "model.hidden_size"),
         ("optimizer.momentum=0.9", "Key 'momentum' not in 'AdamConfig'"),
-        # values that don't fit: refused before data is read
+        # one of each kind of error that is raised later
         ("model.hidden_size=0", "hidden_size is 0, but it must be at least 1"),
+        ("trainer.accelerator=abacus", "accelerator='abacus'"),
+        ("ckpt_path=gone.ckpt", "there is no checkpoint gone.ckpt"),
+    ],
+)
+def test_a_mistake_of_the_user_is_answered_with_a_sentence_that_names_it(
+    command_line: Callable[..., Any], override: str, said: str
+) -> None:
+    finished = command_line(*override.split())
+    assert finished.status not in (0, None)
+    assert said in finished.output
+    assert "Traceback" not in finished.output
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        # values that don't fit: refused before data is read
         ("model.attention=dot", "size 8 with encoder outputs of size 16"),
         ("initializer.recurrent.scheme=magic", "initializer.recurrent.scheme"),
         ("initializer.rules=[{pattern: nope, scheme: zeros}]", "initializer.rules[0]"),
@@ -366,7 +384,6 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(
         # training
         ("trainer.devices=2", "trainer.devices=2 must be 1"),
         ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1.0 must be above 0"),
-        ("trainer.accelerator=abacus", "accelerator='abacus'"),
         ("trainer.max_epochs=-2", "`max_epochs` must be a non-negative integer or -1"),
         ("scheduler=plateau scheduler.monitor=val/mood", "scheduler.monitor=val/mood is not"),
         ("callbacks.best_checkpoint.monitor=bleu", "callbacks.best_checkpoint.monitor=bleu"),
@@ -389,21 +406,17 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(
         ("bleu_tokenizer=moses", "bleu_tokenizer='moses'"),
         ("callbacks.sample_translations.count=0", "callbacks.sample_translations.count=0"),
         ("callbacks.gradient_flow.every_n_steps=0", "every_n_steps is 0"),
-        ("ckpt_path=gone.ckpt", "there is no checkpoint gone.ckpt"),
         ("data=multi30k", "data.root"),
     ],
 )
-def test_a_mistake_of_the_user_is_answered_with_a_sentence_that_names_it(
-    command_line: Callable[..., Any], override: str, said: str
+def test_a_value_that_can_not_be_is_refused_with_a_sentence_that_names_it(
+    compose: Compose, override: str, said: str
 ) -> None:
+    """By errors of which the test above sees that the command says them and nothing else."""
     overrides = [override] if "{" in override else override.split()
-    if "data=multi30k" in overrides:
-        finished = command_line(*overrides, tiny_task=False)
-    else:
-        finished = command_line(*overrides)
-    assert finished.status not in (0, None)
-    assert said in finished.output
-    assert "Traceback" not in finished.output
+    config = compose(*overrides, tiny_task="data=multi30k" not in overrides)
+    with pytest.raises((ValueError, OSError, MisconfigurationException), match=re.escape(said)):
+        train(config)
 
 
 @pytest.mark.parametrize(

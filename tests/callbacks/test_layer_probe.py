@@ -52,12 +52,13 @@ def test_weights_are_bitwise_the_same_with_and_without_a_group(
         fit(module, tmp_path, callbacks, batches=batches, gradient_clip_val=1.0, **more)
         return module.state_dict()
 
-    plain = PLAIN.setdefault(str(options), trained([]))
+    if str(options) not in PLAIN:
+        PLAIN[str(options)] = trained([])
     callbacks = every_group() if group == "all" else [GROUPS[group](every_n_steps=1)]
     watched = trained(callbacks, tensorboard=True)
     written = read_events(tmp_path).Tags()["scalars"]
     assert set(callbacks[0].tags(Module(**options))) & set(written)
-    for name, weight in plain.items():
+    for name, weight in PLAIN[str(options)].items():
         assert torch.equal(weight, watched[name]), name
 
 

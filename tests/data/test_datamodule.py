@@ -109,15 +109,15 @@ BY_TOKENS = {"batch_unit": "target_tokens", "batch_size": 40}
 @pytest.mark.parametrize(
     ("data", "saving", "settings"),
     [
-        ({}, EVERY_STEP, {"max_epochs": 3}),
-        ({}, EVERY_STEP, {"max_epochs": 3, "accumulate_grad_batches": 3}),
+        ({}, EVERY_STEP, {"max_epochs": 2}),
+        ({}, EVERY_STEP, {"max_epochs": 2, "accumulate_grad_batches": 3}),
         ({}, EVERY_STEP, {"max_epochs": 2, "limit_train_batches": 7}),
         ({}, EVERY_STEP, {"max_steps": 23, "val_check_interval": 4}),
         ({}, AFTER_VALIDATION, {"max_epochs": 3, "val_check_interval": 4}),
         ({}, AFTER_VALIDATION, {"max_steps": 23}),
         ({}, AT_EPOCH_END, {"max_epochs": 3}),
         ({}, AT_EPOCH_END, {"max_steps": 23, "limit_val_batches": 0}),
-        (BY_TOKENS, EVERY_STEP, {"max_epochs": 3, "accumulate_grad_batches": 3}),
+        (BY_TOKENS, EVERY_STEP, {"max_epochs": 2, "accumulate_grad_batches": 3}),
         (BY_TOKENS, AFTER_VALIDATION, {"max_epochs": 3}),
         (BY_TOKENS, AT_EPOCH_END, {"max_steps": 23}),
     ],
