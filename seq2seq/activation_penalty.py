@@ -3,15 +3,15 @@
 The outputs are read while the network runs; the network itself knows nothing of it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from seq2seq.models.encoder_decoder import EncoderDecoder
-from seq2seq.models.recurrent import RecurrentLayer, RecurrentOutput
+from seq2seq.models.recurrent import RecurrentLayer
+from seq2seq.penalty import kept_outputs
 
 
 class ActivationPenalty:
@@ -31,6 +31,8 @@ class ActivationPenalty:
         ValueError: for a negative number.
     """
 
+    name = "activation_penalty"
+
     def __init__(self, *, activation: float = 0.0, temporal: float = 0.0) -> None:
         for name, value in (
             ("activation_regularization", activation),
@@ -45,44 +47,25 @@ class ActivationPenalty:
         return self.activation > 0 or self.temporal > 0
 
     @contextmanager
-    def watching(self, model: EncoderDecoder) -> Iterator["Watched"]:
+    def watching(self, model: EncoderDecoder) -> Iterator["WatchedLayers"]:
         """Keep the outputs of the top layers during one forward pass.
 
         Raises:
             RuntimeError: on leaving, if they were hidden, as in a compiled network.
         """
-        watched = Watched(self)
-        handles = [
-            layer.register_forward_hook(watched.keep(name))
-            for name, layer in _top_layers(model).items()
-        ]
-        try:
-            yield watched
-        finally:
-            for handle in handles:
-                handle.remove()
-        if len(watched.outputs) < len(handles):
-            raise RuntimeError(
-                "activation regularization reads the outputs of recurrent layers, but this network "
-                "is compiled and hides them: set both kinds to 0, or don't compile"
-            )
+        option = f"{'' if self.activation else 'temporal_'}activation_regularization"
+        with kept_outputs(
+            _top_layers(model), lambda result: result.output, option=option
+        ) as outputs:
+            yield WatchedLayers(self, outputs)
 
 
-class Watched:
+class WatchedLayers:
     """What the top layers gave, by name, in one call or in one a timestep."""
 
-    def __init__(self, penalty: ActivationPenalty) -> None:
+    def __init__(self, penalty: ActivationPenalty, outputs: dict[str, list[Tensor]]) -> None:
         self._penalty = penalty
-        self.outputs: dict[str, list[Tensor]] = {}
-
-    def keep(self, name: str) -> Callable[[RecurrentLayer, Any, RecurrentOutput], None]:
-        """A hook that keeps the outputs of one layer."""
-
-        def hook(layer: RecurrentLayer, arguments: Any, result: RecurrentOutput) -> None:
-            if not torch.compiler.is_compiling():
-                self.outputs.setdefault(name, []).append(result.output)
-
-        return hook
+        self._outputs = outputs
 
     def penalty(self, *, source_lengths: Tensor, target_lengths: Tensor) -> Tensor:
         """The penalty of the batch, a scalar.
@@ -94,7 +77,7 @@ class Watched:
         for part, lengths in (("encoder", source_lengths), ("decoder", target_lengths)):
             scans = [
                 torch.cat(outputs, dim=1)
-                for name, outputs in self.outputs.items()
+                for name, outputs in self._outputs.items()
                 if name.startswith(part)
             ]
             penalties.append(self._of(torch.cat(scans, dim=2), lengths))

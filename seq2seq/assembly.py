@@ -24,13 +24,13 @@ from seq2seq.sweep.plan import this_place
 if TYPE_CHECKING:
     import lightning
 
-    from seq2seq.activation_penalty import ActivationPenalty
     from seq2seq.data.batch import EncodedSplit
     from seq2seq.data.corpus import Corpus
     from seq2seq.data.datamodule import TranslationDataModule
     from seq2seq.initializers.rules import Initialization
     from seq2seq.initializers.trials import LayerCalibration
     from seq2seq.module import TranslationModule
+    from seq2seq.penalty import Penalty
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def check_sizes(config: DictConfig) -> None:
     # Any length will do: how long the data is isn't known yet.
     assign(model, rules_from_config(plain(config.initializer), longest=SHORTEST_SPREAD))
     calibration_from_config(plain(config.initializer))
-    _activation_penalty(config)
+    _penalties(config)
 
 
 def check_training(config: DictConfig) -> None:
@@ -248,7 +248,7 @@ def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "Tr
         optimizer=instantiate(config.optimizer),
         scheduler=instantiate(config.scheduler),
         label_smoothing=config.label_smoothing,
-        activation_penalty=_activation_penalty(config),
+        penalties=_penalties(config),
         weight_decay_on=config.weight_decay_on,
         bleu_tokenizer=config.bleu_tokenizer,
         validation_translator=Translator(
@@ -270,13 +270,21 @@ def _decay_argument(config: DictConfig) -> dict[str, Any]:
     return {} if on == "all" else {"weight_decay_on": on}
 
 
-def _activation_penalty(config: DictConfig) -> "ActivationPenalty":
+def _penalties(config: DictConfig) -> "list[Penalty]":
     from seq2seq.activation_penalty import ActivationPenalty
+    from seq2seq.coverage_loss import CoverageLoss
 
-    return ActivationPenalty(
+    activation = ActivationPenalty(
         activation=config.activation_regularization,
         temporal=config.temporal_activation_regularization,
     )
+    coverage = CoverageLoss(config.coverage_loss)
+    if coverage and config.model.attention == "none":
+        raise ValueError(
+            f"coverage_loss={config.coverage_loss} is about alignments, but model.attention=none "
+            "has none: choose an attention, or set coverage_loss=0"
+        )
+    return [penalty for penalty in (activation, coverage) if penalty]
 
 
 @dataclass(frozen=True)

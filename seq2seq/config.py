@@ -605,6 +605,7 @@ class TrainConfig:
     weight_decay_on: str = "all"
     activation_regularization: float = 0.0
     temporal_activation_regularization: float = 0.0
+    coverage_loss: float = 0.0
     trainer: TrainerConfig = MISSING
     callbacks: CallbacksConfig = MISSING
     decoding: DecodingConfig = field(default_factory=DecodingConfig)

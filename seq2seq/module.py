@@ -3,7 +3,8 @@
 What happens around the steps (gradient flow, checkpoints, sample translations) is the callbacks'.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import lightning
@@ -12,13 +13,13 @@ from lightning.pytorch.utilities.types import LRSchedulerTypeUnion, OptimizerLRS
 from torch import Tensor
 from torch.optim import Optimizer
 
-from seq2seq.activation_penalty import ActivationPenalty
 from seq2seq.checkpoint import KEY, describe
 from seq2seq.data.batch import Batch
 from seq2seq.data.datamodule import TranslationDataModule
 from seq2seq.decoding import NoTokenPossible
 from seq2seq.metrics import TranslationScores
 from seq2seq.models.encoder_decoder import EncoderDecoder
+from seq2seq.penalty import Penalty
 from seq2seq.scoring import SplitScores, TranslatedPair, batch_loss
 from seq2seq.status import Diverged
 from seq2seq.translator import Translator
@@ -41,7 +42,7 @@ class TranslationModule(lightning.LightningModule):
         scheduler: makes Lightning's ``lr_scheduler`` dictionary of the optimizer and
             ``steps_per_epoch``.
         label_smoothing: probability spread over the vocabulary.
-        activation_penalty: what is added to the loss of a batch in training; nothing if None.
+        penalties: what is added to the loss of a batch in training.
         weight_decay_on: ``all``, or ``matrices``: neither vectors (biases) nor embeddings, tied
             ones included, decay then (of biases Goodfellow et al. 2016, section 7.1).
         bleu_tokenizer: see :class:`~seq2seq.metrics.TranslationScores`.
@@ -57,7 +58,7 @@ class TranslationModule(lightning.LightningModule):
         optimizer: Callable[[Iterable[Any]], Optimizer],
         scheduler: Callable[..., dict[str, Any]],
         label_smoothing: float = 0.0,
-        activation_penalty: ActivationPenalty | None = None,
+        penalties: Sequence[Penalty] = (),
         weight_decay_on: str = "all",
         bleu_tokenizer: str = "13a",
         validation_translator: Translator,
@@ -74,7 +75,7 @@ class TranslationModule(lightning.LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.label_smoothing = label_smoothing
-        self.activation_penalty = activation_penalty
+        self.penalties = tuple(penalties)
         self.weight_decay_on = weight_decay_on
         self.bleu_tokenizer = bleu_tokenizer
         self.test_translator = test_translator
@@ -93,28 +94,26 @@ class TranslationModule(lightning.LightningModule):
 
         Returns:
             ``loss``, what is trained on, and ``negative_log_likelihood``, the same without label
-            smoothing and penalty.
+            smoothing and penalties.
         """
-        if self.activation_penalty:
-            with self.activation_penalty.watching(self.model) as watched:
-                loss, _ = batch_loss(self.model, batch, label_smoothing=self.label_smoothing)
-            penalty = watched.penalty(
-                source_lengths=batch.source_lengths, target_lengths=batch.target_lengths
-            )
-        else:
+        with ExitStack() as stack:
+            watched = {
+                penalty.name: stack.enter_context(penalty.watching(self.model))
+                for penalty in self.penalties
+            }
             loss, _ = batch_loss(self.model, batch, label_smoothing=self.label_smoothing)
-            penalty = None
+        lengths = {"source_lengths": batch.source_lengths, "target_lengths": batch.target_lengths}
+        penalties = {name: one.penalty(**lengths) for name, one in watched.items()}
         likelihood = loss.negative_log_likelihood.detach() / loss.tokens
         if self._is_logged():
             self.log("train/loss", likelihood, prog_bar=True, batch_size=loss.tokens)
             self.log("train/perplexity", likelihood.exp(), prog_bar=True, batch_size=loss.tokens)
-            if penalty is not None:
-                self.log("train/activation_penalty", penalty.detach(), batch_size=loss.tokens)
+            for name, penalty in penalties.items():
+                self.log(f"train/{name}", penalty.detach(), batch_size=loss.tokens)
         total = loss.sum / loss.tokens
-        return {
-            "loss": total if penalty is None else total + penalty,
-            "negative_log_likelihood": likelihood,
-        }
+        for penalty in penalties.values():
+            total = total + penalty
+        return {"loss": total, "negative_log_likelihood": likelihood}
 
     def _is_logged(self) -> bool:
         """Whether what is logged in this step gets written.

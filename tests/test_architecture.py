@@ -26,6 +26,8 @@ LAYERS = {
     "data.torchtext_corpus": 1,
     # 2: torch
     "activation_penalty": 2,
+    "coverage_loss": 2,
+    "penalty": 2,
     "bundle": 2,
     "checkpoint": 2,
     "data.batch": 2,
