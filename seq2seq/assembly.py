@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
     from seq2seq.data.batch import EncodedSplit
     from seq2seq.data.corpus import Corpus
+    from seq2seq.data.curriculum import Curriculum
     from seq2seq.data.datamodule import TranslationDataModule
+    from seq2seq.gradient_noise import GradientNoise
     from seq2seq.initializers.rules import Initialization
     from seq2seq.initializers.trials import LayerCalibration
     from seq2seq.module import TranslationModule
@@ -132,6 +134,13 @@ def check_training(config: DictConfig) -> None:
         if OmegaConf.is_list(pair) and len(pair) != 2:
             raise ValueError(f"optimizer.{key}={list(pair)} must be two numbers, such as {such_as}")
     _check_optimizer(config.optimizer)
+    _gradient_noise(config)
+    if _curriculum(config) is not None and config.trainer.overfit_batches:
+        raise ValueError(
+            f"batch.curriculum={config.batch.curriculum} needs all batches, but "
+            f"trainer.overfit_batches={config.trainer.overfit_batches} repeats a few: set "
+            "batch.curriculum=none"
+        )
     clip = config.trainer.gradient_clip_val
     if clip is not None and not clip > 0:
         raise ValueError(
@@ -186,6 +195,7 @@ def build_datamodule(config: DictConfig) -> "TranslationDataModule":
         "batch_unit": config.batch.unit,
         "evaluation_batch_size": config.batch.evaluation_size,
         "seed": config.batch.seed,
+        "curriculum": _curriculum(config),
     }
     # Nowhere else: files that change between two runs must be read again.
     sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
@@ -244,12 +254,13 @@ def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "Tr
             for group in ("optimizer", "scheduler")
             for key, value in plain(config[group]).items()
         }
-        | _decay_argument(config),
+        | _chosen_arguments(config),
         optimizer=instantiate(config.optimizer),
         scheduler=instantiate(config.scheduler),
         label_smoothing=config.label_smoothing,
         penalties=_penalties(config),
         weight_decay_on=config.weight_decay_on,
+        gradient_noise=_gradient_noise(config),
         bleu_tokenizer=config.bleu_tokenizer,
         validation_translator=Translator(
             model=model,
@@ -264,10 +275,25 @@ def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "Tr
     )
 
 
-def _decay_argument(config: DictConfig) -> dict[str, Any]:
-    # Absent where it is off, as in checkpoints from before there was a choice.
-    on = config.weight_decay_on
-    return {} if on == "all" else {"weight_decay_on": on}
+def _chosen_arguments(config: DictConfig) -> dict[str, Any]:
+    # Absent where they are off, as in checkpoints from before there was a choice.
+    off = {"weight_decay_on": "all", "gradient_noise": 0.0}
+    return {key: config[key] for key, value in off.items() if config[key] != value}
+
+
+def _gradient_noise(config: DictConfig) -> "GradientNoise":
+    from seq2seq.gradient_noise import GradientNoise
+
+    return GradientNoise(eta=config.gradient_noise, seed=config.seed)
+
+
+def _curriculum(config: DictConfig) -> "Curriculum | None":
+    from seq2seq.data.curriculum import Curriculum
+
+    batch = config.batch
+    if batch.curriculum == "none":
+        return None
+    return Curriculum(batch.curriculum, batch.curriculum_epochs, batch.curriculum_start)
 
 
 def _penalties(config: DictConfig) -> "list[Penalty]":

@@ -73,6 +73,9 @@ class BatchConfig:
     unit: str = "sentences"
     evaluation_size: int = 256
     seed: int = MISSING
+    curriculum: str = "none"
+    curriculum_epochs: float = 5.0
+    curriculum_start: float = 0.01
 
 
 @dataclass
@@ -606,6 +609,7 @@ class TrainConfig:
     activation_regularization: float = 0.0
     temporal_activation_regularization: float = 0.0
     coverage_loss: float = 0.0
+    gradient_noise: float = 0.0
     trainer: TrainerConfig = MISSING
     callbacks: CallbacksConfig = MISSING
     decoding: DecodingConfig = field(default_factory=DecodingConfig)

@@ -17,6 +17,7 @@ from seq2seq.checkpoint import KEY, describe
 from seq2seq.data.batch import Batch
 from seq2seq.data.datamodule import TranslationDataModule
 from seq2seq.decoding import NoTokenPossible
+from seq2seq.gradient_noise import GradientNoise
 from seq2seq.metrics import TranslationScores
 from seq2seq.models.encoder_decoder import EncoderDecoder
 from seq2seq.penalty import Penalty
@@ -45,6 +46,7 @@ class TranslationModule(lightning.LightningModule):
         penalties: what is added to the loss of a batch in training.
         weight_decay_on: ``all``, or ``matrices``: neither vectors (biases) nor embeddings, tied
             ones included, decay then (of biases Goodfellow et al. 2016, section 7.1).
+        gradient_noise: what is added to the gradient after clipping; nothing if None.
         bleu_tokenizer: see :class:`~seq2seq.metrics.TranslationScores`.
         validation_translator, test_translator: how these splits are translated.
     """
@@ -60,6 +62,7 @@ class TranslationModule(lightning.LightningModule):
         label_smoothing: float = 0.0,
         penalties: Sequence[Penalty] = (),
         weight_decay_on: str = "all",
+        gradient_noise: GradientNoise | None = None,
         bleu_tokenizer: str = "13a",
         validation_translator: Translator,
         test_translator: Translator,
@@ -77,6 +80,7 @@ class TranslationModule(lightning.LightningModule):
         self.label_smoothing = label_smoothing
         self.penalties = tuple(penalties)
         self.weight_decay_on = weight_decay_on
+        self.gradient_noise = gradient_noise
         self.bleu_tokenizer = bleu_tokenizer
         self.test_translator = test_translator
         self.validation_translator = validation_translator
@@ -129,7 +133,10 @@ class TranslationModule(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by global norm (Pascanu et al. 2013, algorithm 1); log the norm before and after."""
+        """Clip by global norm (Pascanu et al. 2013, algorithm 1), then add gradient noise.
+
+        The norm is logged before and after clipping.
+        """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -138,14 +145,17 @@ class TranslationModule(lightning.LightningModule):
         # A loss scaler expects overflows now and then, and skips those steps by itself.
         if self.trainer.scaler is None and not torch.isfinite(norm):
             self._refuse_gradient()
-        if gradient_clip_val is None:
-            return
-        torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
-        clipped = (norm > gradient_clip_val).float()
-        self._clipped.append(clipped)
+        if gradient_clip_val is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+            self._log_clipping(norm, gradient_clip_val)
+        if self.gradient_noise:
+            self.gradient_noise.add(self.model, self.trainer.global_step)
+
+    def _log_clipping(self, norm: Tensor, largest: float) -> None:
+        self._clipped.append((norm > largest).float())
         if self._is_logged():
             self.log("train/clipped_steps", torch.stack(self._clipped).mean(), batch_size=1)
-            after = norm.clamp(max=gradient_clip_val)
+            after = norm.clamp(max=largest)
             self.log("train/gradient_norm_after_clipping", after, batch_size=1)
             self._clipped.clear()
 

@@ -102,7 +102,10 @@ def assert_same_checkpoint(actual: Path, expected: Path, step: int) -> None:
         (
             3,
             5,
-            (*PLATEAU, "batch.unit=target_tokens", "batch.size=80", "trainer.val_check_interval=3"),
+            (
+                *(*PLATEAU, "batch.unit=target_tokens", "batch.size=80", "batch.curriculum=sqrt"),
+                *("batch.curriculum_epochs=1.5", "trainer.val_check_interval=3"),
+            ),
         ),
         # whatever else draws random numbers
         (
@@ -112,6 +115,7 @@ def assert_same_checkpoint(actual: Path, expected: Path, step: int) -> None:
                 *("model.input_feeding=true", "model.cell=gru", "optimizer=adamw"),
                 *("model.variational_dropout=true", "model.word_dropout=0.1"),
                 *("model.weight_dropout=0.2", "model.zoneout_hidden=0.1"),
+                "gradient_noise=0.01",
             ),
         ),
     ],

@@ -402,6 +402,8 @@ def test_a_mistake_of_the_user_is_answered_with_a_sentence_that_names_it(
         ("optimizer=adadelta optimizer.rho=2", "optimizer.rho=2.0, optimizer.eps=1e-06 can't be"),
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0 must be at least"),
         ("callbacks.best_checkpoint.monitor=val/bleu", "use callbacks.best_checkpoint.mode=max"),
+        ("batch.curriculum=cubic", "batch.curriculum='cubic' is unknown; choose one of none"),
+        ("batch.curriculum=sqrt debug=overfit", "batch.curriculum=sqrt needs all batches"),
         ("label_smoothing=2", "label_smoothing=2.0"),
         ("bleu_tokenizer=moses", "bleu_tokenizer='moses'"),
         ("callbacks.sample_translations.count=0", "callbacks.sample_translations.count=0"),

@@ -10,6 +10,7 @@ from lightning import LightningDataModule
 
 from seq2seq.data.batch import EncodedSplit
 from seq2seq.data.corpus import Corpus, CorpusError, Pair
+from seq2seq.data.curriculum import Curriculum
 from seq2seq.data.sampler import EvaluationLoader, LengthBucketSampler, TrainingLoader
 from seq2seq.data.tokenizer import Tokenizer
 
@@ -43,6 +44,7 @@ class TranslationDataModule(LightningDataModule):
         batch_unit: `sentences`, or `target_tokens`: target positions, padding included.
         evaluation_batch_size: Sentences in a validation or test batch.
         seed: Seed of the order of training pairs.
+        curriculum: Holds back long training pairs at first; None for none.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class TranslationDataModule(LightningDataModule):
         batch_unit: str = "sentences",
         evaluation_batch_size: int = 256,
         seed: int = 0,
+        curriculum: Curriculum | None = None,
     ) -> None:
         super().__init__()
         self.corpus = corpus
@@ -64,11 +67,18 @@ class TranslationDataModule(LightningDataModule):
         self.batch_unit = batch_unit
         self.evaluation_batch_size = evaluation_batch_size
         self.seed = seed
+        self.curriculum = curriculum
         self._splits: dict[str, EncodedSplit] = {}
         self._unknown_reported = False
 
     def in_other_batches(
-        self, *, batch_size: int, batch_unit: str, evaluation_batch_size: int, seed: int
+        self,
+        *,
+        batch_size: int,
+        batch_unit: str,
+        evaluation_batch_size: int,
+        seed: int,
+        curriculum: Curriculum | None = None,
     ) -> "TranslationDataModule":
         """The same corpus for another run: what is encoded here needn't be encoded there."""
         other = TranslationDataModule(
@@ -79,6 +89,7 @@ class TranslationDataModule(LightningDataModule):
             batch_unit=batch_unit,
             evaluation_batch_size=evaluation_batch_size,
             seed=seed,
+            curriculum=curriculum,
         )
         other._splits = self._splits
         return other
@@ -142,6 +153,7 @@ class TranslationDataModule(LightningDataModule):
             unit=self.batch_unit,
             seed=self.seed,
             reshuffle=not overfit,
+            curriculum=self.curriculum,
         )
         return TrainingLoader(split, sampler, self._current_epoch)
 

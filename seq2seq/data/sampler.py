@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from seq2seq.data.batch import Batch, EncodedSplit
+from seq2seq.data.curriculum import Curriculum
 
 UNITS = ("sentences", "target_tokens")
 
@@ -32,6 +33,10 @@ class LengthBucketSampler:
     sequence of target lengths is cut at the same places, and what changes is which pairs of equal
     target length come where.
 
+    While a curriculum holds pairs back, an epoch has the same number of batches, each drawn from
+    those that the shortest pairs make (with `sentences` by the longer side, otherwise by target),
+    so that short pairs come several times in it.
+
     Args:
         source_lengths: Tokens of each source. Shape: [pairs].
         target_lengths: Predicted positions of each target. Shape: [pairs].
@@ -40,6 +45,7 @@ class LengthBucketSampler:
         unit: `sentences` or `target_tokens`.
         seed: Seed of the order; each epoch has its own order.
         reshuffle: False repeats the first epoch's batches, to overfit a few of them.
+        curriculum: Holds back long pairs at first; None for none.
 
     Raises:
         ValueError: If the unit is unknown or the size is below 1.
@@ -54,6 +60,7 @@ class LengthBucketSampler:
         unit: str = "sentences",
         seed: int = 0,
         reshuffle: bool = True,
+        curriculum: Curriculum | None = None,
     ) -> None:
         if unit not in UNITS:
             raise ValueError(f"batch.unit={unit!r} is unknown; choose one of {', '.join(UNITS)}")
@@ -62,6 +69,7 @@ class LengthBucketSampler:
         self.size = size
         self.unit = unit
         self.seed = seed
+        self.curriculum = curriculum
         self._reshuffle = reshuffle
         self._source_lengths = source_lengths
         self._target_lengths = target_lengths
@@ -80,14 +88,31 @@ class LengthBucketSampler:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
         shuffled = torch.randperm(len(self._target_lengths), generator=generator)
         source, target = self._source_lengths[shuffled], self._target_lengths[shuffled]
+        held_back = self.curriculum is not None and self.curriculum.competence(epoch) < 1
         if self.unit == "sentences":
             pool = torch.arange(len(shuffled)) // (self.size * _BATCHES_PER_POOL)
+            if held_back:  # the shortest of all come first
+                pool = torch.zeros_like(pool)
             order = shuffled[_argsort(pool, *_by_longer_side(source, target))]
         else:
             blur = torch.randint(_SOURCE_BLUR, source.shape, generator=generator)
             order = shuffled[_argsort(target, source + blur)]
         batches = order.split_with_sizes(self._batch_sizes)
+        if held_back:
+            return [batches[i] for i in self._within_competence(epoch, generator)]
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+    def _within_competence(self, epoch: int, generator: torch.Generator) -> list[int]:
+        """For each batch of an epoch one of the batches, sorted by length, that may come then."""
+        assert self.curriculum is not None
+        number, pairs = len(self._batch_sizes), len(self._target_lengths)
+        last = torch.tensor(self._batch_sizes).cumsum(0)  # of each batch, counted from 1
+        chosen: list[int] = []
+        for batch in range(number):
+            share = self.curriculum.competence(epoch + batch / number)
+            allowed = max(1, int((last <= share * pairs).sum()))
+            chosen.append(int(torch.randint(allowed, (), generator=generator)))
+        return chosen
 
 
 class TrainingLoader:
@@ -130,6 +155,7 @@ class TrainingLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, position in it, and what the order depends on; plain data."""
+        curriculum = self.batch_order.curriculum
         return {
             "epoch": self._epoch,
             "position": self._position,
@@ -140,6 +166,8 @@ class TrainingLoader:
                 "seed": self.batch_order.seed,
                 "training pairs": len(self.split),
                 "target tokens": int(self.split.target_lengths.sum()),
+                # Absent where it is off, as in checkpoints from before there was one.
+                **({} if curriculum is None else {"batch.curriculum": str(curriculum)}),
             },
         }
 
@@ -152,12 +180,12 @@ class TrainingLoader:
         """
         position, batches = state_dict["position"], state_dict["batches"]
         saved, here = state_dict["order"], self.state_dict()["order"]
-        changed = [key for key in here if saved[key] != here[key]]
+        changed = [key for key in {**saved, **here} if saved.get(key) != here.get(key)]
         if changed and 0 < position < batches:
             raise ValueError(
                 f"the checkpoint stopped after batch {position} of {batches} of an epoch, and that "
                 "epoch can't go on because the batches are others now: "
-                + ", ".join(f"{key} was {saved[key]} and is {here[key]}" for key in changed)
+                + ", ".join(f"{key} was {saved.get(key)} and is {here.get(key)}" for key in changed)
                 + "; resume with the same values, or from a checkpoint at the end of an epoch"
             )
         self._epoch = state_dict["epoch"]

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from seq2seq.data.batch import Batch, EncodedSplit, TokenRows
 from seq2seq.data.corpus import Pair
+from seq2seq.data.curriculum import Curriculum
 from seq2seq.data.sampler import UNITS, EvaluationLoader, LengthBucketSampler, TrainingLoader
 
 PAIRS = 5_003
@@ -21,7 +22,11 @@ def some_lengths(pairs: int = PAIRS) -> tuple[Tensor, Tensor]:
 
 
 def some_sampler(
-    unit: str, size: int | None = None, seed: int = 0, reshuffle: bool = True
+    unit: str,
+    size: int | None = None,
+    seed: int = 0,
+    reshuffle: bool = True,
+    curriculum: Curriculum | None = None,
 ) -> LengthBucketSampler:
     source, target = some_lengths()
     return LengthBucketSampler(
@@ -31,6 +36,7 @@ def some_sampler(
         unit=unit,
         seed=seed,
         reshuffle=reshuffle,
+        curriculum=curriculum,
     )
 
 
@@ -242,3 +248,56 @@ def test_an_evaluation_covers_the_split_in_order_of_length_every_time() -> None:
 def test_an_empty_split_has_no_evaluation_batches() -> None:
     nothing = EncodedSplit(pairs=[], source=TokenRows([]), target=TokenRows([]))
     assert list(EvaluationLoader(nothing, 4)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "formula"),
+    [
+        ("linear", lambda t: 0.1 + 0.9 * t / 4),
+        ("sqrt", lambda t: (0.1**2 + (1 - 0.1**2) * t / 4) ** 0.5),
+    ],
+)
+def test_competence_grows_to_one_as_the_formula_says(kind, formula):
+    curriculum = Curriculum(kind, epochs=4, start=0.1)
+    for time in (0, 0.3, 1.7, 4):
+        assert curriculum.competence(time) == pytest.approx(formula(time))
+    assert curriculum.competence(4) == curriculum.competence(9.5) == 1
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_under_a_curriculum_no_batch_has_a_longer_pair_than_its_share_allows(unit):
+    curriculum = Curriculum("sqrt", epochs=3, start=0.05)
+    sampler, plain = some_sampler(unit, curriculum=curriculum), some_sampler(unit)
+    source, target = some_lengths()
+    length = target if unit == "target_tokens" else torch.maximum(source, target)
+    ranked = length.sort().values
+    for epoch in range(3):
+        batches = sampler.batches(epoch)
+        assert len(batches) == len(sampler) == len(plain)
+        assert [b.tolist() for b in batches] == [b.tolist() for b in sampler.batches(epoch)]
+        for position, batch in enumerate(batches):
+            share = curriculum.competence(epoch + position / len(batches))
+            longest = ranked[max(int(share * PAIRS), len(batch)) - 1]
+            assert length[batch].max() <= longest
+            assert len(batch.unique()) == len(batch)
+    # Most of what is allowed does come, near the end also what is long.
+    assert len(torch.cat(batches).unique()) > PAIRS / 2
+    assert length[torch.cat(batches)].max() > ranked[int(0.9 * PAIRS)]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_after_the_curriculum_every_epoch_is_as_without_one(unit):
+    sampler = some_sampler(unit, curriculum=Curriculum("linear", epochs=2, start=0.01))
+    for epoch in (2, 5):
+        ours, plain = sampler.batches(epoch), some_sampler(unit).batches(epoch)
+        assert all(torch.equal(*pair) for pair in zip(ours, plain, strict=True))
+
+
+def test_a_curriculum_that_cannot_be_is_refused():
+    for values, said in (
+        (("cubic", 2.0, 0.1), "batch.curriculum='cubic' is unknown"),
+        (("sqrt", 0.0, 0.1), "batch.curriculum_epochs=0.0 must be above 0"),
+        (("sqrt", 2.0, 1.5), "batch.curriculum_start=1.5 is a share"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Curriculum(*values)
