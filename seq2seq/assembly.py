@@ -5,7 +5,7 @@ looks at the same network that training begins with.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from seq2seq.data.corpus import Corpus
     from seq2seq.data.curriculum import Curriculum
     from seq2seq.data.datamodule import TranslationDataModule
+    from seq2seq.data.torchtext_vectors import PretrainedVectors
     from seq2seq.gradient_noise import GradientNoise
     from seq2seq.initializers.rules import Initialization
     from seq2seq.initializers.trials import LayerCalibration
@@ -102,6 +103,15 @@ def check_sizes(config: DictConfig) -> None:
     assign(model, rules_from_config(plain(config.initializer), longest=SHORTEST_SPREAD))
     calibration_from_config(plain(config.initializer))
     _penalties(config)
+    if config.pretrained_vectors.freeze or _vector_files(config):
+        from seq2seq.pretrained import check_pretrained
+
+        check_pretrained(
+            _vector_files(config),
+            freeze=config.pretrained_vectors.freeze,
+            model=model,
+            resumed=config.ckpt_path is not None,
+        )
 
 
 def check_training(config: DictConfig) -> None:
@@ -245,6 +255,10 @@ def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "Tr
         **plain(config.model),
     }
     model = encoder_decoder(**arguments)
+    if config.pretrained_vectors.freeze:
+        from seq2seq.pretrained import freeze_embeddings
+
+        freeze_embeddings(model, _vector_files(config))
     decoding = plain(config.decoding)
     return TranslationModule(
         model=model,
@@ -278,7 +292,10 @@ def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "Tr
 def _chosen_arguments(config: DictConfig) -> dict[str, Any]:
     # Absent where they are off, as in checkpoints from before there was a choice.
     off = {"weight_decay_on": "all", "gradient_noise": 0.0}
-    return {key: config[key] for key, value in off.items() if config[key] != value}
+    chosen = {key: config[key] for key, value in off.items() if config[key] != value}
+    if config.pretrained_vectors.freeze:
+        chosen["frozen embeddings"] = ", ".join(_vector_files(config))
+    return chosen
 
 
 def _gradient_noise(config: DictConfig) -> "GradientNoise":
@@ -294,6 +311,30 @@ def _curriculum(config: DictConfig) -> "Curriculum | None":
     if batch.curriculum == "none":
         return None
     return Curriculum(batch.curriculum, batch.curriculum_epochs, batch.curriculum_start)
+
+
+def _vector_files(config: DictConfig) -> dict[str, str]:
+    """The files of pretrained vectors, by side."""
+    files = {side: config.pretrained_vectors[side] for side in ("source", "target")}
+    return {side: path for side, path in files.items() if path is not None}
+
+
+def read_vectors(config: DictConfig, module: "TranslationModule") -> "dict[str, PretrainedVectors]":
+    """The pretrained vectors that the embeddings are to begin with, by side.
+
+    None where the weights come from a checkpoint.
+
+    Raises:
+        FileNotFoundError, ValueError: one sentence that names key, file and line.
+    """
+    files = _vector_files(config)
+    if not files or config.ckpt_path is not None:
+        return {}
+    from seq2seq.pretrained import read_pretrained
+
+    translator = module.test_translator
+    tokenizers = {"source": translator.source_tokenizer, "target": translator.target_tokenizer}
+    return read_pretrained(files, module.model, tokenizers)
 
 
 def _penalties(config: DictConfig) -> "list[Penalty]":
@@ -329,7 +370,10 @@ class SetWeights:
 
 
 def initialize_weights(
-    config: DictConfig, module: "TranslationModule", split: "EncodedSplit"
+    config: DictConfig,
+    module: "TranslationModule",
+    split: "EncodedSplit",
+    vectors: "Mapping[str, PretrainedVectors] | None" = None,
 ) -> SetWeights:
     """Set every weight by the config's rules and calibration.
 
@@ -338,6 +382,7 @@ def initialize_weights(
         module: the network, modified in place.
         split: the training split: its lengths are those that ``longest`` means where the config
             has none, and calibration measures one batch of it.
+        vectors: from :func:`read_vectors`; they take the place of what the rules have drawn.
 
     Raises:
         ValueError: if the network overflows on the batch, so that it can't be calibrated.
@@ -350,13 +395,18 @@ def initialize_weights(
     group = plain(config.initializer)
     rules = rules_from_config(group, longest=longest_dependency(split))
     done = initialize(module.model, rules, seed=config.initialization_seed, pad_id=PAD_ID)
+    notes = list(done.notes)
+    if vectors:
+        from seq2seq.pretrained import write_pretrained
+
+        notes += write_pretrained(module.model, vectors)
+    elif _vector_files(config):
+        notes.append("no pretrained vectors were read: the weights come from ckpt_path")
     calibration = calibration_from_config(group)
     if calibration is None:
-        return SetWeights(done, (), done.notes)
+        return SetWeights(done, (), notes)
     if config.ckpt_path is not None:
-        return SetWeights(
-            done, (), [*done.notes, "not calibrated: the weights come from ckpt_path"]
-        )
+        return SetWeights(done, (), [*notes, "not calibrated: the weights come from ckpt_path"])
     try:
         calibrated = calibrate_layers(module.model, split, calibration, done)
     except FloatingPointError as error:
@@ -364,7 +414,7 @@ def initialize_weights(
             f"the network can't be calibrated ({error}): choose smaller numbers in the rules of "
             "the initializer, or initializer.calibration=null"
         ) from error
-    return SetWeights(done, calibrated, done.notes)
+    return SetWeights(done, calibrated, notes)
 
 
 def report_weights(weights: SetWeights) -> str:

@@ -98,6 +98,15 @@ class TokenizerConfig:
 
 
 @dataclass
+class PretrainedVectorsConfig:
+    """Files that embeddings begin with; see :mod:`seq2seq.data.torchtext_vectors`."""
+
+    source: str | None = None
+    target: str | None = None
+    freeze: bool = False
+
+
+@dataclass
 class DecodingConfig:
     """How a trained model's distributions become output sequences."""
 
@@ -602,6 +611,7 @@ class TrainConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     model: ModelConfig = MISSING
     initializer: InitializerConfig = MISSING
+    pretrained_vectors: PretrainedVectorsConfig = field(default_factory=PretrainedVectorsConfig)
     optimizer: OptimizerConfig = MISSING
     scheduler: SchedulerConfig = MISSING
     label_smoothing: float = 0.0

@@ -7,6 +7,7 @@ argument is a Hydra override of training. What is measured and what it means is 
 import copy
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from seq2seq.assembly import (
     build_module,
     check_sizes,
     initialize_weights,
+    read_vectors,
     use_threads,
 )
 from seq2seq.config import config_folder, plain, register
@@ -30,6 +32,7 @@ from seq2seq.sweep.record import start
 
 if TYPE_CHECKING:
     from seq2seq.data.batch import EncodedSplit
+    from seq2seq.data.torchtext_vectors import PretrainedVectors
     from seq2seq.diagnostics.advice import Advice, Changes, Laboratory
     from seq2seq.diagnostics.layer_report import LayerReport
     from seq2seq.diagnostics.verdict import Verdict
@@ -109,7 +112,8 @@ def measure(config: DictConfig, *, advice: bool = True) -> Inspection:
     check_sizes(config)
     datamodule = build_datamodule(config)
     module = build_module(config, datamodule)
-    laboratory = _laboratory(config, module, datamodule.split("train"))
+    vectors = read_vectors(config, module)
+    laboratory = _laboratory(config, module, datamodule.split("train"), vectors)
     try:
         reports = list(laboratory.report({}))
         change = advise(laboratory, reports) if advice else None
@@ -166,7 +170,10 @@ def _advice_text(found: Inspection) -> str:
 
 
 def _laboratory(
-    config: DictConfig, module: "TranslationModule", split: "EncodedSplit"
+    config: DictConfig,
+    module: "TranslationModule",
+    split: "EncodedSplit",
+    vectors: "Mapping[str, PretrainedVectors]",
 ) -> "Laboratory":
     """The network on one batch, in float64 and without dropout, under changed initializers."""
     from seq2seq.diagnostics.advice import Laboratory
@@ -183,10 +190,10 @@ def _laboratory(
     batch = long_batch(split, lengths)
 
     def report(changes: "Changes") -> "list[LayerReport]":
-        return measure_layers(_initialized(config, module, split, changes), split)
+        return measure_layers(_initialized(config, module, split, vectors, changes), split)
 
     def attenuations(changes: "Changes") -> list[float]:
-        model = _initialized(config, module, split, changes)
+        model = _initialized(config, module, split, vectors, changes)
         profiles = transport_profiles(
             model.recurrent_layers(),
             lambda: model(batch.source, batch.source_lengths, batch.decoder_input),
@@ -207,7 +214,11 @@ def _laboratory(
 
 
 def _initialized(
-    config: DictConfig, module: "TranslationModule", split: "EncodedSplit", changes: "Changes"
+    config: DictConfig,
+    module: "TranslationModule",
+    split: "EncodedSplit",
+    vectors: "Mapping[str, PretrainedVectors]",
+    changes: "Changes",
 ) -> "EncoderDecoder":
     """A copy of the network as training would begin with it, were these changes typed."""
     from seq2seq.measurement import exact_copy
@@ -215,7 +226,7 @@ def _initialized(
     changed = copy.deepcopy(config)
     for key, value in changes.items():
         OmegaConf.update(changed, f"initializer.{key}", value)
-    initialize_weights(changed, module, split)
+    initialize_weights(changed, module, split, vectors)
     return exact_copy(module.model)
 
 

@@ -23,6 +23,7 @@ from seq2seq.assembly import (
     check_sizes,
     check_training,
     initialize_weights,
+    read_vectors,
     report_weights,
     use_threads,
 )
@@ -86,13 +87,15 @@ def _train(config: DictConfig, folder: Path) -> Figures:
     callbacks = build_callbacks(config, folder)  # what is wrong with one shows before data is read
     datamodule = build_datamodule(config)
     module = build_module(config, datamodule)
+    vectors = read_vectors(config, module)
     ckpt_path, done = None, 0
     if config.ckpt_path is not None:
         ckpt_path = Path(config.ckpt_path)
         done = check_resumable(ckpt_path, module.description)
     tensorboard = event_logger(event_folder(folder), before_step=done)
     curves = CurveTable(folder=folder, before_step=done)
-    report = report_weights(initialize_weights(config, module, datamodule.split("train")))
+    initialized = initialize_weights(config, module, datamodule.split("train"), vectors)
+    report = report_weights(initialized)
     tensorboard.experiment.add_text("initialization", report, 0)
     if config.inspect and ckpt_path is not None:
         logger.info("not inspected: the weights come from ckpt_path")

@@ -97,6 +97,11 @@ class Tokenizer:
         """The name of every id, control tokens included, a space shown as `▁`: for pictures."""
         return [self._names[i].replace(" ", _SPACE_SHOWN_AS) for i in ids]
 
+    def texts(self) -> list[str]:
+        """The text of every id, without the space in front; empty for control tokens."""
+        text = [name.removeprefix(" ") for name in self._names[len(SPECIAL_TOKENS) :]]
+        return [""] * len(SPECIAL_TOKENS) + text
+
     def state(self) -> dict[str, str | int | bool]:
         """Everything that `from_state` needs, as plain data."""
         return {"kind": self.kind, "library": self._library.to_str()}

@@ -190,7 +190,9 @@ class InputGradients:
                 return None
             x = args[0] if args else kwargs["x"]
             if not x.requires_grad:
-                return None
+                if not torch.is_grad_enabled() or not _learns(layer):
+                    return None
+                x = x.detach().requires_grad_()  # frozen embeddings: nothing else asks for it
             norms = self._norms[name]
             call = len(norms)
             norms.append(None)
@@ -205,6 +207,10 @@ class InputGradients:
             return ((view, *args[1:]), kwargs) if args else (args, {**kwargs, "x": view})
 
         return hand_on_a_view
+
+
+def _learns(layer: RecurrentLayer) -> bool:
+    return any(parameter.requires_grad for parameter in layer.parameters())
 
 
 def _joined(parts: list[Tensor | None]) -> Tensor:

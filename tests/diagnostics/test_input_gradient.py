@@ -183,6 +183,21 @@ def test_distances_that_few_examples_reach_are_left_open() -> None:
     assert [not math.isnan(norm) for norm in profile.from_end] == [True] * 7 + [False] * 2
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_frozen_embeddings_change_no_profile_and_watching_them_no_gradient(name: str) -> None:
+    model = make_model(**MODELS[name])
+    expected = watched(model)
+    trained = [one for kind, one in model.named_parameters() if "embedding" not in kind]
+    learned = [one.grad for one in trained]
+    model.zero_grad()
+    for embedding in (model.encoder.embedding, model.decoder.embedding):
+        embedding.requires_grad_(False)
+    assert watched(model) == expected
+    for one, gradient in zip(trained, learned, strict=True):
+        assert one.grad is not None and gradient is not None
+        assert torch.equal(one.grad, gradient)
+
+
 def test_nothing_is_seen_where_nothing_is_trained() -> None:
     model = make_model(attention="none", bridge="linear").requires_grad_(False)
     model.decoder.output.weight.requires_grad_(True)
