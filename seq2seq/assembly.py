@@ -291,8 +291,9 @@ def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "Tr
 
 def _chosen_arguments(config: DictConfig) -> dict[str, Any]:
     # Absent where they are off, as in checkpoints from before there was a choice.
-    off = {"weight_decay_on": "all", "gradient_noise": 0.0}
-    chosen = {key: config[key] for key, value in off.items() if config[key] != value}
+    off = {"weight_decay_on": "all", "gradient_noise": 0.0, "callbacks.weight_average.decay": None}
+    values = {key: OmegaConf.select(config, key) for key in off}
+    chosen = {key: value for key, value in values.items() if value != off[key]}
     if config.pretrained_vectors.freeze:
         chosen["frozen embeddings"] = ", ".join(_vector_files(config))
     return chosen
@@ -443,6 +444,7 @@ def build_callbacks(config: DictConfig, folder: Path) -> list["lightning.Callbac
     from seq2seq.callbacks.progress import ProgressBar
     from seq2seq.callbacks.random_state import RandomState
     from seq2seq.callbacks.steps_to_target import StepsToTarget
+    from seq2seq.callbacks.weight_average import WeightAverage
 
     chosen = config.callbacks
     callbacks: list[lightning.Callback] = [
@@ -465,6 +467,9 @@ def build_callbacks(config: DictConfig, folder: Path) -> list["lightning.Callbac
             callbacks.append(instantiate(chosen[group]))
     if chosen.target.loss is not None:
         callbacks.append(StepsToTarget(**plain(chosen.target)))
+    if chosen.weight_average.decay is not None:
+        # Behind what looks at a validation's weights; Lightning puts checkpoints behind it.
+        callbacks.append(WeightAverage(**plain(chosen.weight_average)))
     if config.trainer.fast_dev_run:
         return callbacks
     place = this_place()

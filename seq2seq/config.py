@@ -562,6 +562,13 @@ class StepsToTargetConfig:
 
 
 @dataclass
+class WeightAverageConfig:
+    """Arguments of :class:`seq2seq.callbacks.weight_average.WeightAverage`."""
+
+    decay: float | None = None
+
+
+@dataclass
 class CallbacksConfig:
     """Every callback that a run can have; null leaves one out."""
 
@@ -578,6 +585,7 @@ class CallbacksConfig:
     last_checkpoint: LastCheckpointConfig | None = None
     early_stopping: EarlyStoppingConfig | None = None
     target: StepsToTargetConfig = field(default_factory=StepsToTargetConfig)
+    weight_average: WeightAverageConfig = field(default_factory=WeightAverageConfig)
 
 
 @dataclass

@@ -69,6 +69,8 @@ def assert_same_checkpoint(actual: Path, expected: Path, step: int) -> None:
     ours, theirs = (torch.load(path, weights_only=True) for path in (actual, expected))
     assert theirs["global_step"] == step
     same = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
+    if "current_model_state" in theirs:  # beside the averaged ones
+        same = (*same, "current_model_state", "averaging_state")
     for key in same:
         assert_same(ours[key], theirs[key], key)
     random = ours["callbacks"]["RandomState"]["cpu"]
@@ -115,7 +117,7 @@ def assert_same_checkpoint(actual: Path, expected: Path, step: int) -> None:
                 *("model.input_feeding=true", "model.cell=gru", "optimizer=adamw"),
                 *("model.variational_dropout=true", "model.word_dropout=0.1"),
                 *("model.weight_dropout=0.2", "model.zoneout_hidden=0.1"),
-                "gradient_noise=0.01",
+                *("gradient_noise=0.01", "callbacks.weight_average.decay=0.8"),
             ),
         ),
     ],
