@@ -6,7 +6,6 @@ weights themselves.
 
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
@@ -43,7 +42,8 @@ class WeightAverage(WeightAveraging):
 
     def _average(self, averages: list[Tensor], weights: list[Tensor], before: Any) -> None:
         kept = min(self.decay, 1 - 1 / (float(before) + 1))
-        torch._foreach_lerp_(averages, weights, 1 - kept)
+        for average, weight in zip(averages, weights, strict=True):
+            average.lerp_(weight, 1 - kept)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Follow the network to its device: the copy was made before it went there."""
