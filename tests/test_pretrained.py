@@ -132,6 +132,7 @@ def test_a_frozen_embedding_stays_and_the_run_resumes_bitwise_without_its_file(
         train(compose(*thawed, folder="other"))
 
 
+@pytest.mark.slow
 def test_diagnostics_see_a_frozen_network_and_leave_it_as_it_is(
     compose: Compose, file: Path, tmp_path: Path
 ) -> None:
