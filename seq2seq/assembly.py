@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from seq2seq.initializers.trials import LayerCalibration
     from seq2seq.module import TranslationModule
     from seq2seq.penalty import Penalty
+    from seq2seq.scheduled_sampling import ScheduledSampling
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +146,7 @@ def check_training(config: DictConfig) -> None:
             raise ValueError(f"optimizer.{key}={list(pair)} must be two numbers, such as {such_as}")
     _check_optimizer(config.optimizer)
     _gradient_noise(config)
+    _scheduled_sampling(config)
     if _curriculum(config) is not None and config.trainer.overfit_batches:
         raise ValueError(
             f"batch.curriculum={config.batch.curriculum} needs all batches, but "
@@ -274,6 +276,7 @@ def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "Tr
         label_smoothing=config.label_smoothing,
         penalties=_penalties(config),
         weight_decay_on=config.weight_decay_on,
+        scheduled_sampling=_scheduled_sampling(config),
         gradient_noise=_gradient_noise(config),
         bleu_tokenizer=config.bleu_tokenizer,
         validation_translator=Translator(
@@ -294,6 +297,9 @@ def _chosen_arguments(config: DictConfig) -> dict[str, Any]:
     off = {"weight_decay_on": "all", "gradient_noise": 0.0, "callbacks.weight_average.decay": None}
     values = {key: OmegaConf.select(config, key) for key in off}
     chosen = {key: value for key, value in values.items() if value != off[key]}
+    if config.scheduled_sampling.schedule != "none":
+        sampling = plain(config.scheduled_sampling)
+        chosen |= {f"scheduled_sampling.{key}": value for key, value in sampling.items()}
     if config.pretrained_vectors.freeze:
         chosen["frozen embeddings"] = ", ".join(_vector_files(config))
     return chosen
@@ -303,6 +309,12 @@ def _gradient_noise(config: DictConfig) -> "GradientNoise":
     from seq2seq.gradient_noise import GradientNoise
 
     return GradientNoise(eta=config.gradient_noise, seed=config.seed)
+
+
+def _scheduled_sampling(config: DictConfig) -> "ScheduledSampling":
+    from seq2seq.scheduled_sampling import ScheduledSampling
+
+    return ScheduledSampling(**plain(config.scheduled_sampling))
 
 
 def _curriculum(config: DictConfig) -> "Curriculum | None":

@@ -611,6 +611,17 @@ class FigureConfig:
 
 
 @dataclass
+class ScheduledSamplingConfig:
+    """Arguments of :class:`seq2seq.scheduled_sampling.ScheduledSampling`."""
+
+    schedule: str = "none"
+    k: float | None = None
+    c: float = 0.0001
+    floor: float = 0.0
+    fed: str = "sample"
+
+
+@dataclass
 class TrainConfig:
     """Everything about a run; ``conf/train.yaml`` fills it in."""
 
@@ -628,6 +639,7 @@ class TrainConfig:
     temporal_activation_regularization: float = 0.0
     coverage_loss: float = 0.0
     gradient_noise: float = 0.0
+    scheduled_sampling: ScheduledSamplingConfig = field(default_factory=ScheduledSamplingConfig)
     trainer: TrainerConfig = MISSING
     callbacks: CallbacksConfig = MISSING
     decoding: DecodingConfig = field(default_factory=DecodingConfig)

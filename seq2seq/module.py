@@ -21,6 +21,7 @@ from seq2seq.gradient_noise import GradientNoise
 from seq2seq.metrics import TranslationScores
 from seq2seq.models.encoder_decoder import EncoderDecoder
 from seq2seq.penalty import Penalty
+from seq2seq.scheduled_sampling import ScheduledSampling
 from seq2seq.scoring import SplitScores, TranslatedPair, batch_loss
 from seq2seq.status import Diverged
 from seq2seq.translator import Translator
@@ -46,6 +47,7 @@ class TranslationModule(lightning.LightningModule):
         penalties: what is added to the loss of a batch in training.
         weight_decay_on: ``all``, or ``matrices``: neither vectors (biases) nor embeddings, tied
             ones included, decay then (of biases Goodfellow et al. 2016, section 7.1).
+        scheduled_sampling: how often training feeds the model's own tokens; never if None.
         gradient_noise: what is added to the gradient after clipping; nothing if None.
         bleu_tokenizer: see :class:`~seq2seq.metrics.TranslationScores`.
         validation_translator, test_translator: how these splits are translated.
@@ -62,6 +64,7 @@ class TranslationModule(lightning.LightningModule):
         label_smoothing: float = 0.0,
         penalties: Sequence[Penalty] = (),
         weight_decay_on: str = "all",
+        scheduled_sampling: ScheduledSampling | None = None,
         gradient_noise: GradientNoise | None = None,
         bleu_tokenizer: str = "13a",
         validation_translator: Translator,
@@ -80,6 +83,7 @@ class TranslationModule(lightning.LightningModule):
         self.label_smoothing = label_smoothing
         self.penalties = tuple(penalties)
         self.weight_decay_on = weight_decay_on
+        self.scheduled_sampling = scheduled_sampling
         self.gradient_noise = gradient_noise
         self.bleu_tokenizer = bleu_tokenizer
         self.test_translator = test_translator
@@ -100,18 +104,25 @@ class TranslationModule(lightning.LightningModule):
             ``loss``, what is trained on, and ``negative_log_likelihood``, the same without label
             smoothing and penalties.
         """
+        feeding = None
+        if self.scheduled_sampling:
+            feeding = self.scheduled_sampling.feeding(self.trainer.global_step)
         with ExitStack() as stack:
             watched = {
                 penalty.name: stack.enter_context(penalty.watching(self.model))
                 for penalty in self.penalties
             }
-            loss, _ = batch_loss(self.model, batch, label_smoothing=self.label_smoothing)
+            loss, _ = batch_loss(
+                self.model, batch, label_smoothing=self.label_smoothing, feeding=feeding
+            )
         lengths = {"source_lengths": batch.source_lengths, "target_lengths": batch.target_lengths}
         penalties = {name: one.penalty(**lengths) for name, one in watched.items()}
         likelihood = loss.negative_log_likelihood.detach() / loss.tokens
         if self._is_logged():
             self.log("train/loss", likelihood, prog_bar=True, batch_size=loss.tokens)
             self.log("train/perplexity", likelihood.exp(), prog_bar=True, batch_size=loss.tokens)
+            if feeding is not None:
+                self.log("train/teacher_forcing", feeding.teacher_forcing, batch_size=1)
             for name, penalty in penalties.items():
                 self.log(f"train/{name}", penalty.detach(), batch_size=loss.tokens)
         total = loss.sum / loss.tokens

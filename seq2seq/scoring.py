@@ -14,7 +14,7 @@ from seq2seq.data.batch import Batch
 from seq2seq.data.corpus import Pair
 from seq2seq.losses import TokenLoss, correct_tokens, cross_entropy
 from seq2seq.metrics import TeacherForcedScores, TranslationScores
-from seq2seq.models.encoder_decoder import EncoderDecoder
+from seq2seq.models.encoder_decoder import EncoderDecoder, Feeding
 from seq2seq.models.ensemble import Ensemble
 from seq2seq.translator import Translator
 
@@ -28,10 +28,18 @@ class TranslatedPair(NamedTuple):
 
 
 def batch_loss(
-    model: EncoderDecoder | Ensemble, batch: Batch, *, label_smoothing: float = 0.0
+    model: EncoderDecoder | Ensemble,
+    batch: Batch,
+    *,
+    label_smoothing: float = 0.0,
+    feeding: Feeding | None = None,
 ) -> tuple[TokenLoss, Tensor]:
-    """Teacher-forced loss of a batch and the logits ``[target_tokens, vocabulary]`` behind it."""
-    features = model(batch.source, batch.source_lengths, batch.decoder_input)
+    """Teacher-forced loss of a batch and the logits ``[target_tokens, vocabulary]`` behind it.
+
+    With ``feeding``, which an ensemble doesn't take, some of the history is the model's own.
+    """
+    more = () if feeding is None else (feeding,)
+    features = model(batch.source, batch.source_lengths, batch.decoder_input, *more)
     # Padding never reaches the output layer, the most expensive part of the network.
     real = features.flatten(0, 1).index_select(0, batch.target_positions)
     logits = model.logits(real)

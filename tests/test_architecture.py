@@ -44,6 +44,7 @@ LAYERS = {
     "models": 2,
     "pretrained": 2,
     "schedules": 2,
+    "scheduled_sampling": 2,
     "scoring": 2,
     "trained": 2,
     "translator": 2,

@@ -86,7 +86,14 @@ def assert_same_checkpoint(actual: Path, expected: Path, step: int) -> None:
     ("every", "killed", "options"),
     [
         # 6 batches an epoch: written after batch 2 of the second epoch
-        (4, 11, ("scheduler=halving", "scheduler.start_epoch=1.5")),
+        (
+            4,
+            11,
+            (
+                *("scheduler=halving", "scheduler.start_epoch=1.5"),
+                *("scheduled_sampling.schedule=linear", "scheduled_sampling.c=0.05"),
+            ),
+        ),
         # written at the end of an epoch, killed in the next; what looks at each validation
         (6, 8, (*PLATEAU, "optimizer=sgd", "callbacks=early_stopping")),
         # two batches to a step

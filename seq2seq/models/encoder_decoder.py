@@ -14,6 +14,21 @@ from seq2seq.models.decoder import Decoder, DecoderOutput, DecoderState
 from seq2seq.models.encoder import Encoder, EncoderLayer
 from seq2seq.models.recurrent import RecurrentLayer
 
+FED_TOKENS = ("sample", "argmax")
+
+
+class Feeding(NamedTuple):
+    """Which tokens the decoder is fed in training, after the begin symbol.
+
+    Args:
+        teacher_forcing: probability of the reference's token, a coin for each.
+        fed: of the others, ``sample``, drawn from the model's distribution, or ``argmax``, its
+            most probable token.
+    """
+
+    teacher_forcing: float
+    fed: str
+
 
 class DecodingState(NamedTuple):
     """All that one decoding step needs of the steps before and of the source."""
@@ -40,8 +55,16 @@ class EncoderDecoder(nn.Module):
         self.bridge = bridge
         self.decoder = decoder
 
-    def forward(self, source: Tensor, source_lengths: Tensor, decoder_input: Tensor) -> Tensor:
-        """Features of every target position, teacher forced; :meth:`logits` makes scores of them.
+    def forward(
+        self,
+        source: Tensor,
+        source_lengths: Tensor,
+        decoder_input: Tensor,
+        feeding: Feeding | None = None,
+    ) -> Tensor:
+        """Features of every target position; :meth:`logits` makes scores of them.
+
+        Teacher forced, or with some of the model's own tokens, and then step by step.
 
         Shape:
             source: int64 ``[batch, source_time]``; source_lengths: int64 ``[batch]``;
@@ -49,8 +72,37 @@ class EncoderDecoder(nn.Module):
             ``[batch, target_time, hidden]``.
         """
         state = self.start(source, source_lengths)
+        if feeding is not None and feeding.teacher_forcing < 1:
+            return self._features_on_own_tokens(decoder_input, state, feeding)
         output: DecoderOutput = self.decoder(decoder_input, state.decoder, state.memory)
         return output.features
+
+    def _features_on_own_tokens(
+        self, reference: Tensor, state: DecodingState, feeding: Feeding
+    ) -> Tensor:
+        own = torch.rand(reference.shape, device=reference.device) >= feeding.teacher_forcing
+        decoder = state.decoder
+        features: list[Tensor] = []
+        for time, tokens in enumerate(reference.unbind(dim=1)):
+            if time:
+                rows = own[:, time].nonzero().squeeze(1)
+                chosen = self._own_tokens(features[-1].detach().index_select(0, rows), feeding.fed)
+                tokens = tokens.index_copy(0, rows, chosen)
+            output = self.decoder.step(tokens, decoder, state.memory)
+            assert output.state is not None
+            decoder = output.state
+            features.append(output.features)
+        return torch.cat(features, dim=1)
+
+    @torch.no_grad()
+    def _own_tokens(self, features: Tensor, fed: str) -> Tensor:
+        """What the model would say: ``[rows]`` of ``[rows, 1, hidden]``."""
+        logits = self.logits(features.squeeze(1))
+        if fed == "argmax" or not len(logits):
+            return logits.argmax(dim=1)
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        probabilities = torch.softmax(logits, dim=1, dtype=exact)
+        return torch.multinomial(probabilities, 1).squeeze(1)
 
     def logits(self, features: Tensor) -> Tensor:
         """Scores over the target vocabulary, ``[..., hidden]`` to ``[..., vocabulary]``.
