@@ -15,14 +15,15 @@ from torch import Generator, Tensor, nn
 
 from seq2seq.config import config_folder
 from seq2seq.diagnostics.spectrum import gate_blocks, largest_singular_value, spectral_radius
-from seq2seq.initializers.blocks import GATES, KEEP_GATES, Block
+from seq2seq.initializers.blocks import KEEP_GATES, Block
 from seq2seq.initializers.catalogue import BLOCK_SCHEMES
 from seq2seq.initializers.rules import initialize, rules_from_config
+from seq2seq.models.recurrent import gates_of
 
 SIZE = 256
 # What a scheme needs and has no default for.
 NEEDED = {"scale": 0.08, "spectral_radius": 1.0, "longest": 50.0, "value": 0.0}
-CELLS = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
+CELLS = (nn.LSTM, nn.GRU, nn.RNN)
 FOLDER = Path(config_folder()) / "initializer"
 
 
@@ -72,10 +73,10 @@ def preset_rows() -> list[str]:
             {str(key): value for key, value in config.items()}, longest=NEEDED["longest"]
         )
         cells = []
-        for mode, cell in CELLS.items():
+        for cell in CELLS:
             rnn = cell(SIZE, SIZE)
             initialize(rnn, rules, seed=0, pad_id=0)
-            gates = GATES.get(mode, "h")
+            gates = gates_of(rnn)
             blocks = gate_blocks(rnn.weight_hh_l0.detach(), gates)
             radii = [spectral_radius(block) for block in blocks.values()]
             cells.append(f"{sum(radii) / len(radii):.2f}")

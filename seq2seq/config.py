@@ -180,6 +180,8 @@ class InitializerConfig:
     embedding_projection: RuleConfig = field(default_factory=RuleConfig)
     highway: RuleConfig = field(default_factory=RuleConfig)
     highway_bias: RuleConfig = field(default_factory=RuleConfig)
+    norm_gain: RuleConfig = field(default_factory=RuleConfig)
+    norm_bias: RuleConfig = field(default_factory=RuleConfig)
     linear_bias: RuleConfig = field(default_factory=RuleConfig)
     calibration: CalibrationConfig | None = field(default_factory=CalibrationConfig)
 

@@ -14,7 +14,6 @@ from seq2seq.callbacks.charts import Charts, multiline, write_scalars
 from seq2seq.callbacks.layer_probe import LayerProbe, recurrent_layers
 from seq2seq.diagnostics.forward_signal import forward_signal
 from seq2seq.diagnostics.gradient_flow import LayerFlow
-from seq2seq.initializers.blocks import GATES
 from seq2seq.models.recurrent import RecurrentLayer
 
 # Candidates and plain states have a mean near 0, whatever happens to them.
@@ -27,7 +26,8 @@ class ForwardSignal(LayerProbe):
     When a batch is looked at is said in :class:`~seq2seq.callbacks.layer_probe.LayerProbe`.
     TensorBoard gets, over all real timesteps, examples and units:
 
-    * ``forward_signal/<layer>/hidden_rms``, in an LSTM ``cell_rms``: root mean square of the state;
+    * ``forward_signal/<layer>/hidden_rms``, with a cell state ``cell_rms``: root mean square of the
+      state;
     * ``forward_signal/<layer>/saturated``: share of values that hardly move any more, of the gate
       (of an RNN, the state) where it is largest; for ReLU the share of units that are never active;
     * ``forward_signal/<layer>/<gate>_mean``: of each gate, LSTM ``i f o``, GRU ``r z``;
@@ -81,9 +81,9 @@ class ForwardSignal(LayerProbe):
 
 
 def _numbers(layer: RecurrentLayer) -> list[str]:
-    gates = [gate for gate in GATES[layer.rnn.mode] if gate not in _WITHOUT_MEAN]
+    gates = [gate for gate in layer.gates if gate not in _WITHOUT_MEAN]
     means = [f"{gate}_mean" for gate in gates]
-    cell = ["cell_rms"] if layer.cell == "lstm" else []
+    cell = ["cell_rms"] if layer.has_cell else []
     horizon = ["keep_horizon"] if gates else []
     return ["hidden_rms", *cell, "saturated", *horizon, *means]
 

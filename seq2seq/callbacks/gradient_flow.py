@@ -272,8 +272,7 @@ class GradientFlow(LayerProbe):
 
 def _quantities(layers: Mapping[str, RecurrentLayer]) -> dict[str, list[str]]:
     return {
-        name: ["hidden", "cell"] if layer.cell == "lstm" else ["hidden"]
-        for name, layer in layers.items()
+        name: ["hidden", "cell"] if layer.has_cell else ["hidden"] for name, layer in layers.items()
     }
 
 

@@ -12,7 +12,6 @@ from seq2seq.callbacks.layer_probe import LayerProbe, check_at_least_one, recurr
 from seq2seq.diagnostics.gradient_flow import LayerFlow
 from seq2seq.diagnostics.leading_exponents import leading_exponents
 from seq2seq.diagnostics.spectrum_by_squaring import quick_gate_spectra
-from seq2seq.initializers.blocks import GATES
 from seq2seq.models.recurrent import RecurrentLayer
 
 
@@ -54,8 +53,8 @@ class Spectrum(LayerProbe):
         """Measure every layer."""
         numbers: dict[str, float] = {}
         for name, flow in flows.items():
-            rnn = layers[name].rnn
-            spectra = quick_gate_spectra(rnn.get_parameter("weight_hh_l0"), GATES[rnn.mode])
+            layer = layers[name]
+            spectra = quick_gate_spectra(layer.rnn.get_parameter("weight_hh_l0"), layer.gates)
             for gate, (radius, value) in spectra.items():
                 numbers[f"spectrum/{name}/{gate}/spectral_radius"] = radius
                 numbers[f"spectrum/{name}/{gate}/largest_singular_value"] = value
@@ -70,8 +69,8 @@ class Spectrum(LayerProbe):
             f"spectrum/{name}/{number}"
             for name, layer in recurrent_layers(pl_module, self.group).items()
             for number in (
-                *(f"{gate}/spectral_radius" for gate in GATES[layer.rnn.mode]),
-                *(f"{gate}/largest_singular_value" for gate in GATES[layer.rnn.mode]),
+                *(f"{gate}/spectral_radius" for gate in layer.gates),
+                *(f"{gate}/largest_singular_value" for gate in layer.gates),
                 "leading_exponent",
                 "memory_dimension",
             )

@@ -142,7 +142,7 @@ def _candidates(
     laboratory: Laboratory, reports: Sequence[LayerReport], verdicts: Sequence[Verdict]
 ) -> Iterator[tuple[str, Changes]]:
     """Changes worth trying, the likeliest first."""
-    vanilla = reports[0].cell.startswith("rnn")
+    vanilla = reports[0].vanilla
     bad = [r for r, verdict in zip(reports, verdicts, strict=True) if verdict.kind != "carries"]
     exploding = any(verdict.kind == "exploding" for verdict in verdicts)
     drives = [report.signal.drive_rms for report in reports if "layer0" in report.layer]

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from seq2seq.diagnostics.gradient_flow import RecordedScan
-from seq2seq.initializers.blocks import GATES, KEEP_GATES
+from seq2seq.diagnostics.step_adjoint import exact_copy
+from seq2seq.initializers.blocks import KEEP_GATES
+from seq2seq.models.cells import StepCell
 from seq2seq.models.dropout import masked
 from seq2seq.models.recurrent import RecurrentLayer
 
@@ -69,11 +71,10 @@ def forward_signal(
     steps = torch.arange(len(scan.outputs), device=lengths.device)
     real = steps.unsqueeze(1) < lengths  # [time, rows]
     gates = gate_values(layer, scan)
-    kept = None if scan.zoneout is None else scan.zoneout.cell
-    cells = None if scan.initial_cell is None else cell_states(gates, scan.initial_cell, kept)
+    cells = cell_states(layer, gates, scan) if layer.has_cell else None
     keep = next((gates[gate] for gate in KEEP_GATES if gate in gates), None)
     horizons = (math.nan,) * 4 if keep is None else _keep_horizons(keep[real])
-    drive = scan.inputs[real] @ layer.rnn.get_parameter("weight_ih_l0").to(scan.inputs).T
+    drive = _drive(layer, scan.inputs[real])
     return ForwardSignal(
         hidden_rms=_rms_by_time(scan.outputs, real),
         cell_rms=() if cells is None else _rms_by_time(cells, real),
@@ -95,10 +96,14 @@ def gate_values(layer: RecurrentLayer, scan: RecordedScan) -> dict[str, Tensor]:
     Shape:
         each ``[time, rows, hidden]``.
     """
+    if isinstance(layer.rnn, StepCell):
+        rnn = exact_copy(layer.rnn, scan.inputs)
+        weight = masked(rnn.weight_hh_l0, scan.recurrent_mask)
+        return rnn.gate_values(rnn.drive(scan.inputs), scan.previous_hidden, weight)
     parameters = (parameter.detach().to(scan.inputs) for parameter in layer.rnn.parameters())
     weight_ih, weight_hh, bias_ih, bias_hh = parameters
     weight_hh = masked(weight_hh, scan.recurrent_mask)
-    letters = GATES[layer.rnn.mode]
+    letters = layer.gates
     from_input = (scan.inputs @ weight_ih.T + bias_ih).chunk(len(letters), dim=2)
     from_hidden = (scan.previous_hidden @ weight_hh.T + bias_hh).chunk(len(letters), dim=2)
     values: dict[str, Tensor] = {}
@@ -109,18 +114,33 @@ def gate_values(layer: RecurrentLayer, scan: RecordedScan) -> dict[str, Tensor]:
     return values
 
 
-def cell_states(gates: Mapping[str, Tensor], initial: Tensor, kept: Tensor | None = None) -> Tensor:
-    """``c_t = f * c_{t-1} + i * g`` at every timestep, under zoneout mixed with ``c_{t-1}``.
+def cell_states(layer: RecurrentLayer, gates: Mapping[str, Tensor], scan: RecordedScan) -> Tensor:
+    """The cell state after every timestep, ``[time, rows, hidden]``, from the gates' values.
 
-    Shape:
-        kept: the cell's zoneout; it and the result ``[time, rows, hidden]``.
+    ``c_t = f * c_{t-1} + i * g`` in the LSTM; under zoneout mixed with ``c_{t-1}``.
     """
-    cells, cell = [], initial
-    for time, (forget, write) in enumerate(zip(gates["f"], gates["i"] * gates["g"], strict=True)):
-        proposed = torch.addcmul(write, forget, cell)
-        cell = proposed if kept is None else torch.lerp(proposed, cell, kept[time])
-        cells.append(cell)
-    return torch.stack(cells)
+    assert scan.initial_cell is not None
+    rnn = exact_copy(layer.rnn, scan.inputs) if isinstance(layer.rnn, StepCell) else None
+    cells = [scan.initial_cell]
+    for now, hidden in enumerate(scan.previous_hidden):
+        here = {letter: values[now] for letter, values in gates.items()}
+        if rnn is None:
+            proposed = torch.addcmul(here["i"] * here["g"], here["f"], cells[-1])
+        else:
+            _, after = rnn.next_state(here, hidden, cells[-1])
+            assert after is not None
+            proposed = after
+        kept = None if scan.zoneout is None else scan.zoneout.cell[now]
+        cells.append(proposed if kept is None else torch.lerp(proposed, cells[-1], kept))
+    return torch.stack(cells[1:])
+
+
+def _drive(layer: RecurrentLayer, inputs: Tensor) -> Tensor:
+    """What the input adds to the activations without the bias, ``[timesteps, gates * hidden]``."""
+    if isinstance(layer.rnn, StepCell):
+        rnn = exact_copy(layer.rnn, inputs)
+        return rnn.drive(inputs) - rnn.bias_ih_l0
+    return inputs @ layer.rnn.get_parameter("weight_ih_l0").to(inputs).T
 
 
 _SQUASHED = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}

@@ -15,13 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from seq2seq.diagnostics.adjoint import (
-    Linearization,
-    Zoneout,
-    backpropagate,
-    carried_cell,
-    linearize,
-)
+from seq2seq.diagnostics.adjoint import linearize
+from seq2seq.diagnostics.linearization import Linearization, Zoneout
 from seq2seq.models.recurrent import (
     RecurrentLayer,
     RecurrentNoise,
@@ -191,7 +186,7 @@ class LayerFlow:
         cell: the same for ``c_t``, or None.
         transport: what is left of a random unit vector, put on the state at the last real
             timestep, after the way back to timestep ``t``: ``[time, rows, state]``, where the
-            state is ``h`` and, in the LSTM, ``c`` beside it.
+            state is ``h`` and, if there is one, ``c`` beside it.
         lengths: number of real timesteps, ``[rows]``.
 
     Beside them stands what they were made of: the record as ``scan``, and ``linearization``.
@@ -259,31 +254,26 @@ def layer_flow(
     _check_recomputation(linearization.hidden * scan.real, scan.outputs, calls[0])
 
     lengths = scan.lengths if lengths is None else lengths.to(scan.lengths)
-    hidden, cell = _unit_vectors(scan, lengths, seed, with_cell=layer.cell == "lstm")
+    hidden, cell = _unit_vectors(scan, lengths, seed, with_cell=layer.has_cell)
     injected = [(hidden, cell)]
     if not scan.stepwise:
         # The loss goes back in the same pass as the random vectors.
         injected.append((scan.hidden_gradient, scan.cell_gradient))
-    carried_hidden, carried_cells = backpropagate(
-        linearization,
+    carried_hidden, carried_cells = linearization.backpropagate(
         torch.stack([state[0] for state in injected], dim=1),
         torch.stack([state[1] for state in injected], dim=1),
     )
     transport = carried_hidden[:, 0]
     if carried_cells is not None:
-        transport = torch.cat(
-            [transport, carried_cell(linearization, carried_cells[:, 0], cell)], dim=2
-        )
+        carried = linearization.carried_cell(transport, carried_cells[:, 0], cell)
+        transport = torch.cat([transport, carried], dim=2)
     if not scan.stepwise:
         total_hidden = carried_hidden[:, 1]
         total_cell = None if carried_cells is None else carried_cells[:, 1]
     else:
-        total_hidden, total_cell = scan.hidden_gradient, None
-        if linearization.zoneout is not None:
-            total_cell = scan.cell_gradient
-        elif linearization.cell_to_hidden is not None:
-            # What arrived at c_t came by the step after; the way through h_t is still to be added.
-            total_cell = scan.cell_gradient + linearization.cell_to_hidden * scan.hidden_gradient
+        # What arrived at c_t came by the step after; the way through h_t is still to be added.
+        total_hidden = scan.hidden_gradient
+        total_cell = linearization.total_cell(total_hidden, scan.cell_gradient)
     return LayerFlow(total_hidden, total_cell, transport, lengths, scan, linearization)
 
 
@@ -358,7 +348,7 @@ def recorded_scan(layer: RecurrentLayer, calls: Sequence[Call], scale: float = 1
     zeros = torch.zeros_like(outputs[0])
     initial_hidden = zeros if first.hidden is None else _exact(first.hidden)
     initial_cell = None
-    if layer.cell == "lstm":
+    if layer.has_cell:
         initial_cell = zeros if first.cell is None else _exact(first.cell)
     # Drawn once a sequence, so that every call has the same.
     mask = None if first.noise is None else first.noise.recurrent_mask

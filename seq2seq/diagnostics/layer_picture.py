@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from seq2seq.diagnostics.layer_report import LayerReport
 from seq2seq.diagnostics.lyapunov import KEPT_LOGARITHM
-from seq2seq.diagnostics.verdict import LEAST_ATTENUATION, MOST_ATTENUATION, Verdict
+from seq2seq.diagnostics.verdict import LEAST_ATTENUATION, Verdict, most_attenuation
 
 _VERDICT_COLOURS = {"vanishing": "#1f5fa8", "exploding": "#b3261e", "carries": "#2e7d32"}
 _Colours = dict[str, tuple[float, float, float, float]]
@@ -51,7 +51,7 @@ def _draw_transport(axes: Axes, reports: Sequence[LayerReport], colours: _Colour
     for report in reports:
         known = np.array(report.transport.from_end)
         axes.semilogy(known / known[0], color=colours[report.layer], label=report.layer)
-    most = np.exp(min(MOST_ATTENUATION[report.cell] for report in reports))
+    most = np.exp(min(most_attenuation(report) for report in reports))
     axes.axhspan(np.exp(LEAST_ATTENUATION), most, color="#2e7d32", alpha=0.1, zorder=0)
     for length in sorted({report.lengths.long for report in reports}):
         axes.axvline(length - 1, color="grey", linestyle=":", linewidth=1)

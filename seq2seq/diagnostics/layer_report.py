@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seq2seq.diagnostics.adjoint import Zoneout, linearize
+from seq2seq.diagnostics.adjoint import linearize
 from seq2seq.diagnostics.forward_signal import ForwardSignal, forward_signal
 from seq2seq.diagnostics.gradient_flow import (
     GradientRecorder,
@@ -20,10 +20,10 @@ from seq2seq.diagnostics.gradient_flow import (
     recorded_scan,
 )
 from seq2seq.diagnostics.gradient_profile import GradientProfile, gradient_profiles
+from seq2seq.diagnostics.linearization import Zoneout
 from seq2seq.diagnostics.lyapunov import lyapunov_exponents, memory_dimension
 from seq2seq.diagnostics.spectrum import GateSpectrum, gate_spectra
-from seq2seq.initializers.blocks import GATES
-from seq2seq.models.recurrent import RecurrentLayer
+from seq2seq.models.recurrent import RecurrentLayer, has_cell_state
 
 # By the largest width they are for: examples and directions that are followed. More directions than
 # any task here has to remember; of wide layers, where each costs with the square of the width,
@@ -65,8 +65,8 @@ class LayerReport:
         lengths: of the sequences that it scans.
         spectra: of each gate's block of the recurrent matrix.
         signal: of the forward pass.
-        gradient: profiles of the total derivatives of each example's own loss: ``hidden``, in the
-            LSTM ``cell`` too.
+        gradient: profiles of the total derivatives of each example's own loss: ``hidden``, and
+            ``cell`` where there is a cell state.
         transport: what is left of a random unit vector without any loss.
         exponents: leading Lyapunov exponents, averaged over a few examples.
     """
@@ -99,8 +99,13 @@ class LayerReport:
 
     @property
     def directions(self) -> int:
-        """Size of the state: of ``h``, in the LSTM of ``h`` and ``c``."""
-        return self.hidden_size * (2 if self.cell == "lstm" else 1)
+        """Size of the state: of ``h``, with a cell state of ``h`` and ``c``."""
+        return self.hidden_size * (2 if has_cell_state(self.cell) else 1)
+
+    @property
+    def vanilla(self) -> bool:
+        """Whether it is a plain RNN, without a gate that remembers."""
+        return self.cell.startswith("rnn")
 
     def all_kept(self, count: int) -> bool:
         """Whether ``count`` is all the directions that were followed, and not all there are."""
@@ -167,9 +172,7 @@ def report_layers(
                 cell=layer.cell,
                 hidden_size=layer.hidden_size,
                 lengths=data[part],
-                spectra=gate_spectra(
-                    layer.rnn.get_parameter("weight_hh_l0"), GATES[layer.rnn.mode]
-                ),
+                spectra=gate_spectra(layer.rnn.get_parameter("weight_hh_l0"), layer.gates),
                 signal=forward_signal(layer, scan, lengths=lengths),
                 transport=profiles.pop("transport"),
                 gradient=profiles,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from seq2seq.diagnostics.adjoint import Linearization, Zoneout
 from seq2seq.diagnostics.gradient_flow import LayerFlow
 from seq2seq.diagnostics.lyapunov import lyapunov_exponents, memory_dimension
 
@@ -39,15 +38,7 @@ def leading_exponents(flow: LayerFlow, *, count: int) -> LeadingExponents:
     """Follow ``count`` directions, or all if the state has fewer, through the longest example."""
     whole, row = flow.linearization, int(flow.lengths.argmax())
     length = int(flow.lengths[row])
-    here = (slice(length), slice(row, row + 1))
-    linearization = Linearization(
-        hidden=whole.hidden[here],
-        recurrent_weight=whole.recurrent_weight,
-        local=whole.local[here],
-        keep=None if whole.keep is None else whole.keep[here],
-        cell_to_hidden=None if whole.cell_to_hidden is None else whole.cell_to_hidden[here],
-        zoneout=None if whole.zoneout is None else Zoneout(*(one[here] for one in whole.zoneout)),
-    )
+    linearization = whole.part(length, row)
     count = min(count, flow.transport.size(2))
     exponents = lyapunov_exponents(linearization, count=count, orthonormal_every=_ORTHONORMAL_EVERY)
     return LeadingExponents(tuple(exponents[0].tolist()), length)

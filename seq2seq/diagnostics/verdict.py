@@ -13,7 +13,8 @@ from seq2seq.diagnostics.layer_report import LayerReport
 # recall lie between -3 and 0, vanilla RNNs best near -1.5, gated cells up to +3; from a factor of
 # 10 on a vanilla RNN learns worse with every step of its recurrent gain.
 LEAST_ATTENUATION = -3.0
-MOST_ATTENUATION = {"lstm": 3.0, "gru": 3.0, "rnn_tanh": math.log(10), "rnn_relu": math.log(10)}
+MOST_ATTENUATION = 3.0
+MOST_ATTENUATION_VANILLA = math.log(10)
 
 # A vanilla RNN is chaotic once its leading exponent is above 0. Over a short sequence that harms
 # once its fastest direction has grown by the same factor of 10, even where most others decay.
@@ -55,7 +56,7 @@ def judge(report: LayerReport) -> Verdict:
     beside = f"{lengths.side} are {lengths.long} long"
     attenuation, slope = report.attenuation, report.slope
     too_little = max(0.0, LEAST_ATTENUATION - attenuation)
-    too_much = max(0.0, attenuation - MOST_ATTENUATION[report.cell])
+    too_much = max(0.0, attenuation - most_attenuation(report))
     drive = report.signal.drive_rms
     too_faint = max(0.0, math.log(LEAST_DRIVE / drive)) if drive else math.inf
     if too_little:
@@ -66,9 +67,14 @@ def judge(report: LayerReport) -> Verdict:
     if too_faint:
         reason = f"the input hardly gets in, it drives the units with {drive:.2g}, {beside}"
         return Verdict("vanishing", reason, too_faint)
-    if report.cell.startswith("rnn"):
+    if report.vanilla:
         return _judge_growth(report, beside)
     return _judge_memory(report, beside)
+
+
+def most_attenuation(report: LayerReport) -> float:
+    """Upper bound of the attenuation, which is above 0: a gradient that grows."""
+    return MOST_ATTENUATION_VANILLA if report.vanilla else MOST_ATTENUATION
 
 
 def directions_needed(report: LayerReport) -> int:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seq2seq.diagnostics.adjoint import Linearization
 from seq2seq.diagnostics.gradient_flow import LayerFlow
 from seq2seq.models.dropout import masked
 
@@ -60,24 +59,6 @@ def recurrent_gradient_by_third(flow: LayerFlow) -> Tensor:
     # By the middle of each timestep, so that of two steps one is early and one is late.
     third = 3 * (2 * steps + 1) // (2 * lengths)  # [time, rows]
     third = torch.where(steps < lengths, third, -1)
-    activations = activation_gradients(flow.linearization, flow.hidden, flow.cell).flatten(2)
-    previous = flow.scan.previous_hidden
-    thirds = [activations[third == one].T @ previous[third == one] for one in range(3)]
-    return masked(torch.stack(thirds), flow.scan.recurrent_mask)
-
-
-def activation_gradients(
-    linearization: Linearization, hidden: Tensor, cell: Tensor | None
-) -> Tensor:
-    """Gradient of what the recurrent matrix adds to each gate, from the total derivatives.
-
-    Of the GRU's candidate it is the gradient inside the reset gate, that of ``U_n h + b``.
-
-    Shape:
-        hidden, cell: ``[time, rows, hidden]``; returns ``[time, rows, gates, hidden]``.
-    """
-    local = linearization.local
-    if cell is None:
-        return local * hidden.unsqueeze(2)
-    to_cell = local[:, :, :3] * linearization.to_gates(hidden, cell).unsqueeze(2)
-    return torch.cat([to_cell, local[:, :, 3:] * hidden.unsqueeze(2)], dim=2)
+    parts = torch.stack([third == one for one in range(3)])
+    thirds = flow.linearization.recurrent_gradients(flow.hidden, flow.cell, parts)
+    return masked(thirds, flow.scan.recurrent_mask)

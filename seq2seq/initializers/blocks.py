@@ -1,7 +1,7 @@
 """How a model's parameters divide into blocks: one block a gate, or the whole tensor.
 
-Which gates a tensor holds is read from the `nn.LSTM`, `nn.GRU` or `nn.RNN` that owns it, never
-guessed from its shape. What is written into a block is the business of schemes and rules.
+Which gates a tensor holds is read from the recurrent module that owns it, never guessed from its
+shape. What is written into a block is the business of schemes and rules.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-# By `nn.RNNBase.mode`, in the order in which the blocks lie in memory.
-GATES = {"LSTM": "ifgo", "GRU": "rzn", "RNN_TANH": "h", "RNN_RELU": "h"}
+from seq2seq.models.recurrent import gates_of
+
 # The gates that keep the old state when they are near 1: forget (LSTM) and update (GRU).
 KEEP_GATES = "fz"
 
@@ -68,7 +68,7 @@ class ParameterLayout:
     def other_bias(self) -> nn.Parameter | None:
         """The second of the two bias vectors that a recurrent layer adds, if this is one."""
         for one, other in (("bias_ih", "bias_hh"), ("bias_hh", "bias_ih")):
-            if isinstance(self.owner, nn.RNNBase) and self.local_name.startswith(one):
+            if gates_of(self.owner) and self.local_name.startswith(one):
                 found = getattr(self.owner, self.local_name.replace(one, other))
                 return found if isinstance(found, nn.Parameter) else None
         return None
@@ -99,15 +99,13 @@ def parameter_layouts(model: nn.Module) -> list[ParameterLayout]:
 
 
 def _gates(owner: nn.Module, local_name: str) -> str:
-    gated = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    if isinstance(owner, nn.RNNBase) and local_name.startswith(gated):
-        return GATES[owner.mode]
-    return ""
+    """Those with a row a unit of each gate, such as ``weight_ih_l0``."""
+    return gates_of(owner) if {"ih", "hh"} & set(local_name.split("_")) else ""
 
 
 def _kind(owner: nn.Module) -> str:
     match owner:
-        case nn.RNNBase():
+        case _ if gates_of(owner):
             return "recurrent"
         case nn.Linear():
             return "linear"

@@ -23,7 +23,7 @@ from seq2seq.initializers.lsuv import unit_variance
 from seq2seq.initializers.rules import Initialization
 from seq2seq.initializers.sweet_spot import transport
 from seq2seq.initializers.trials import LayerCalibration
-from seq2seq.models.recurrent import RecurrentLayer
+from seq2seq.models.recurrent import RecurrentLayer, gates_of
 
 METHODS: Mapping[str, Callable[..., LayerCalibration]] = {
     method.__name__: method for method in (transport, unit_variance)
@@ -173,7 +173,7 @@ def _set_by_the_user(
     found: dict[nn.Module, dict[tuple[str, str], str]] = {}
     for assignment in initialization.assignments:
         layout = assignment.layout
-        if isinstance(layout.owner, nn.RNNBase):
+        if gates_of(layout.owner):
             name = layout.local_name.removesuffix("_l0")
             for block, rule in zip(layout.blocks, assignment.rules, strict=True):
                 if rule.name == "forget_bias" or rule.name.startswith("rules["):

@@ -17,7 +17,7 @@ from seq2seq.diagnostics.gradient_flow import (
 )
 from seq2seq.diagnostics.gradient_profile import gradient_profiles
 from seq2seq.diagnostics.layer_report import attenuation_over
-from seq2seq.initializers.blocks import GATES, KEEP_GATES
+from seq2seq.initializers.blocks import KEEP_GATES
 from seq2seq.models.recurrent import RecurrentLayer, RecurrentState
 
 _MIN_EXAMPLES = 8
@@ -73,7 +73,7 @@ class LayerSample:
     @property
     def gates(self) -> str:
         """The cell's gates, one letter each, in the order of the rows."""
-        return GATES[self.layer.rnn.mode]
+        return self.layer.gates
 
     @property
     def keep_gate(self) -> str | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from seq2seq.diagnostics.spectrum import spectral_radius as radius_of
-from seq2seq.initializers.blocks import GATES, Block
+from seq2seq.initializers.blocks import Block
 from seq2seq.initializers.gate_biases import SHORT
 from seq2seq.initializers.schemes import (
     check_argument,
@@ -21,6 +21,7 @@ from seq2seq.initializers.schemes import (
     require_matrix,
     sparse,
 )
+from seq2seq.models.recurrent import KERNEL_GATES
 
 
 def identity(block: Block, *, generator: Generator, gain: float = 1.0) -> Tensor:
@@ -178,8 +179,8 @@ def recommended_recurrent(
     """
     check_argument("longest", longest)
     if gain is None:
-        long_lstm = block.gate in GATES["LSTM"] and longest > SHORT
-        gain = 1.3 if block.gate in GATES["RNN_TANH"] else 0.3 if long_lstm else 1.0
+        long_lstm = block.gate in KERNEL_GATES["lstm"] and longest > SHORT
+        gain = 1.3 if block.gate in KERNEL_GATES["rnn_tanh"] else 0.3 if long_lstm else 1.0
     return orthogonal(block, generator=generator, gain=gain)
 
 

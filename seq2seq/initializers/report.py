@@ -13,6 +13,7 @@ from torch import nn
 from seq2seq.diagnostics.spectrum import gate_blocks, spectral_radius
 from seq2seq.initializers.rules import Assignment, Initialization
 from seq2seq.initializers.trials import LayerCalibration
+from seq2seq.models.recurrent import gates_of
 
 # Eigenvalues of one 1024 x 1024 block take a third of a second, of 2048 x 2048 about eight times
 # that.
@@ -102,7 +103,7 @@ def markdown_table(rows: Sequence[ParameterReport], notes: Sequence[str] = ()) -
 def _describe(assignment: Assignment, changed: Mapping[nn.Parameter, str]) -> ParameterReport:
     layout = assignment.layout
     values = layout.parameter.detach().to("cpu", torch.float64)
-    recurrent = isinstance(layout.owner, nn.RNNBase)
+    recurrent = bool(gates_of(layout.owner))
     radii = {}
     if recurrent and layout.local_name.startswith("weight_hh"):
         blocks = gate_blocks(layout.parameter, layout.gates)

@@ -17,7 +17,6 @@ import torch
 from torch import Generator, Tensor, nn
 
 from seq2seq.initializers.blocks import (
-    GATES,
     KEEP_GATES,
     Block,
     ParameterLayout,
@@ -30,6 +29,8 @@ from seq2seq.initializers.catalogue import (
     SCHEMES,
 )
 from seq2seq.initializers.schemes import check_argument
+from seq2seq.models.cells import STEP_CELLS
+from seq2seq.models.recurrent import KERNEL_GATES
 
 # Numbers that stand once in the config, for every rule whose scheme takes them.
 SHARED = ("scale", "gain", "longest")
@@ -42,6 +43,8 @@ PART_ROLES: Mapping[str, Mapping[str, Any]] = {
     "embedding_projection": {"pattern": "*embedding.projection.weight", "scheme": "lecun_normal"},
     "highway": {"pattern": "*highway.weight", "scheme": "xavier_uniform"},
     "highway_bias": {"pattern": "*highway.bias", "scheme": "constant", "value": -1.0},
+    "norm_gain": {"pattern": "*norm_gain_*", "scheme": "constant", "value": 1.0},
+    "norm_bias": {"pattern": "*norm_bias_*", "scheme": "zeros"},
 }
 
 
@@ -79,12 +82,14 @@ class Rule:
             raise ValueError(
                 f"{key}.scheme={self.scheme} is unknown; choose one of {', '.join(sorted(SCHEMES))}"
             )
-        known = "".join(dict.fromkeys("".join(GATES.values())))
+        cells = [*KERNEL_GATES.values(), *(cell.gates for cell in STEP_CELLS.values())]
+        known = "".join(dict.fromkeys("".join(cells)))
         if not set(self.gates) <= set(known):
             raise ValueError(f"{key}.gates={self.gates} must be letters of {known}")
         for group in self.fused.split():
-            cells = [gates for gates in GATES.values() if set(group) <= set(gates)]
-            if not cells or len(set(group)) < max(2, len(group)):
+            if not any(set(group) <= set(gates) for gates in cells) or len(set(group)) < max(
+                2, len(group)
+            ):
                 raise ValueError(
                     f"{key}.fused={self.fused} must be groups of gates of one cell, parted by "
                     "spaces, such as 'ifgo rzn'"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from seq2seq.models.recurrent import RecurrentState
+from seq2seq.models.recurrent import RecurrentState, has_cell_state
 
 BRIDGES = ("zero", "copy", "linear")
 
@@ -23,7 +23,7 @@ class Bridge(nn.Module):
 
     Args:
         kind: one of :data:`BRIDGES`.
-        cell: the cell of both sides; only the LSTM has a cell state to map.
+        cell: the cell of both sides; where it has a cell state, that is mapped too.
         encoder_directions: number of scans of each encoder layer, from the bottom.
         encoder_hidden_size: width of each scan.
         decoder_layers, decoder_hidden_size: shape of the decoder.
@@ -59,7 +59,7 @@ class Bridge(nn.Module):
                 )
         self.decoder_layers = decoder_layers
         self.decoder_hidden_size = decoder_hidden_size
-        self.has_cell = cell == "lstm"
+        self.has_cell = has_cell_state(cell)
         if kind == "linear":
             self.hidden = self._maps(joined)
             if self.has_cell:

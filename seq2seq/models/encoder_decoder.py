@@ -195,7 +195,7 @@ def encoder_decoder(
     Args:
         source_vocabulary_size, target_vocabulary_size: numbers of tokens.
         pad_id: the padding token of both sides.
-        cell: ``lstm``, ``gru``, ``rnn_tanh`` or ``rnn_relu``, in encoder and decoder.
+        cell: one of :data:`~seq2seq.models.recurrent.CELLS`, in encoder and decoder.
         embedding_size: width of both embeddings.
         embedding_rank: width of their tables, where a projection to ``embedding_size`` follows;
             without one if None.

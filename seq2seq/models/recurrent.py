@@ -5,16 +5,19 @@ timestep can be read alone. Stacking layers, joining directions and dropout betw
 belong to the encoder and the decoder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from seq2seq.models.cells import STEP_CELLS, StepCell
 from seq2seq.models.dropout import draw_mask, masked
 
-CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+# Of the cells with a kernel, one letter a gate in the order in which the blocks lie in memory.
+KERNEL_GATES = {"lstm": "ifgo", "gru": "rzn", "rnn_tanh": "h", "rnn_relu": "h"}
+CELLS = (*KERNEL_GATES, *STEP_CELLS)
 
 _KERNELS: dict[str, Any] = {
     "lstm": torch.lstm,
@@ -29,7 +32,7 @@ class RecurrentState(NamedTuple):
 
     Shape:
         hidden: ``[layers, batch, hidden]``.
-        cell: ``[layers, batch, hidden]`` for the LSTM, ``None`` for every other cell.
+        cell: ``[layers, batch, hidden]`` for a cell that :func:`has_cell_state`, otherwise None.
     """
 
     hidden: Tensor
@@ -54,6 +57,18 @@ def stack_states(states: Sequence[RecurrentState]) -> RecurrentState:
     cells = [state.cell for state in states if state.cell is not None]
     hidden = torch.cat([state.hidden for state in states])
     return RecurrentState(hidden, torch.cat(cells) if cells else None)
+
+
+def has_cell_state(cell: str) -> bool:
+    """Whether the cell of this name carries a cell state beside the hidden state."""
+    return cell == "lstm" or (cell in STEP_CELLS and STEP_CELLS[cell].has_cell)
+
+
+def gates_of(module: nn.Module) -> str:
+    """One letter a gate of a recurrent module, in the order of the rows; ``""`` of any other."""
+    if isinstance(module, StepCell):
+        return module.gates
+    return KERNEL_GATES[module.mode.lower()] if isinstance(module, nn.RNNBase) else ""
 
 
 class RecurrentNoise(NamedTuple):
@@ -101,7 +116,7 @@ def reverse_by_length(x: Tensor, lengths: Tensor) -> Tensor:
 
 
 class RecurrentLayer(nn.Module):
-    """A single LSTM, GRU or vanilla RNN layer that scans in one direction.
+    """A single recurrent layer that scans in one direction.
 
     LSTM (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000)::
 
@@ -115,6 +130,9 @@ class RecurrentLayer(nn.Module):
         h_t = (1 - z) * n + z * h_{t-1}
 
     RNN (Elman 1990): ``h_t = tanh(W x_t + U h_{t-1} + b)``, or ``relu`` in place of ``tanh``.
+
+    These have a kernel that runs over all timesteps; those of `seq2seq.models.cells` walk step by
+    step, after one product of all inputs with ``W``.
 
     Weights lie gate by gate as ``[gates * hidden, in]``, in PyTorch's order: LSTM ``i f g o``,
     GRU ``r z n``. A large ``z`` remembers, whereas papers often write it the other way round.
@@ -162,12 +180,13 @@ class RecurrentLayer(nn.Module):
         self.weight_dropout = weight_dropout
         self.zoneout_hidden = zoneout_hidden
         self.zoneout_cell = zoneout_cell
-        if zoneout_cell and cell != "lstm":
+        self.has_cell = has_cell_state(cell)
+        if zoneout_cell and not self.has_cell:
             raise ValueError(
                 f"zoneout_cell is {zoneout_cell}, but cell={cell} has no cell state: set it to 0, "
                 "or use zoneout_hidden"
             )
-        self.rnn: nn.LSTM | nn.GRU | nn.RNN
+        self.rnn: nn.LSTM | nn.GRU | nn.RNN | StepCell
         match cell:
             case "lstm":
                 self.rnn = nn.LSTM(input_size, hidden_size, batch_first=True)
@@ -177,8 +196,16 @@ class RecurrentLayer(nn.Module):
                 self.rnn = nn.RNN(input_size, hidden_size, nonlinearity="tanh", batch_first=True)
             case "rnn_relu":
                 self.rnn = nn.RNN(input_size, hidden_size, nonlinearity="relu", batch_first=True)
+            case _ if cell in STEP_CELLS:
+                self.rnn = STEP_CELLS[cell](input_size, hidden_size)
             case _:
-                raise ValueError(f"cell is {cell!r}, but it must be one of {', '.join(CELLS)}")
+                names = ", ".join([*KERNEL_GATES, *STEP_CELLS])
+                raise ValueError(f"cell is {cell!r}, but it must be one of {names}")
+
+    @property
+    def gates(self) -> str:
+        """One letter a gate, in the order of the rows of the weights."""
+        return gates_of(self.rnn)
 
     def draw_noise(self) -> RecurrentNoise | None:
         """What is drawn once a sequence in training; None in evaluation, and if nothing is."""
@@ -197,7 +224,7 @@ class RecurrentLayer(nn.Module):
         def drawn(share: float) -> Tensor:
             return torch.empty(shape, dtype=exact, device=x.device).bernoulli_(share)
 
-        cell = drawn(self.zoneout_cell) if self.cell == "lstm" else None
+        cell = drawn(self.zoneout_cell) if self.has_cell else None
         mask = None if noise is None else noise.recurrent_mask
         return RecurrentNoise(mask, drawn(self.zoneout_hidden), cell)
 
@@ -213,7 +240,7 @@ class RecurrentLayer(nn.Module):
         state: RecurrentState | None = None,
         noise: RecurrentNoise | None = None,
     ) -> RecurrentOutput:
-        """Run over all timesteps in one fused call, or over one timestep with the cell function.
+        """Run over all timesteps, in one fused call if nothing forces step by step.
 
         Args:
             x: input.
@@ -227,7 +254,7 @@ class RecurrentLayer(nn.Module):
         Shape:
             x: ``[batch, time, input]``, padded at the end; lengths: int64 ``[batch]``.
         """
-        if self.zones_out:
+        if self.zones_out or isinstance(self.rnn, StepCell):
             return self._walk(x, lengths, state, noise)
         if x.size(1) == 1:
             return self._step(x, state, noise)
@@ -256,39 +283,64 @@ class RecurrentLayer(nn.Module):
         state: RecurrentState | None,
         noise: RecurrentNoise | None,
     ) -> RecurrentOutput:
-        """Step by step, as some units of the state stay what they were."""
-        batch, time, _ = x.shape
-        if lengths is None:
-            lengths = torch.full((batch,), time, device=x.device)
-        lengths = lengths.to(x.device)
-        if self.reverse:
-            x = reverse_by_length(x, lengths)
-        if state is None:
-            zeros = x.new_zeros(1, batch, self.hidden_size)
-            state = RecurrentState(zeros, zeros if self.cell == "lstm" else None)
+        """Step by step: without a kernel, or where units of the state stay what they were."""
+        time = x.size(1)
+        if lengths is None and self.reverse:
+            lengths = torch.full((x.size(0),), time, device=x.device)
+        if lengths is not None:
+            lengths = lengths.to(x.device)
+            if self.reverse:
+                x = reverse_by_length(x, lengths)
+        state = state or self._zeros(x)
         noise = noise or RecurrentNoise()
+        propose = self._proposals(x, noise)
         outputs = []
         for now in range(time):
-            proposed = self._step(x[:, now : now + 1], state, noise).state
-            keep = None if noise.keep_hidden is None else noise.keep_hidden[:, now]
-            hidden = _kept(proposed.hidden, state.hidden, keep, self.zoneout_hidden)
-            cell = None
-            if proposed.cell is not None and state.cell is not None:
-                keep = None if noise.keep_cell is None else noise.keep_cell[:, now]
-                cell = _kept(proposed.cell, state.cell, keep, self.zoneout_cell)
-            if time > 1:
-                # Held at its end, nothing can overflow in the padding.
-                real = (now < lengths).unsqueeze(1)
-                hidden = torch.where(real, hidden, state.hidden)
-                if cell is not None and state.cell is not None:
-                    cell = torch.where(real, cell, state.cell)
-            state = RecurrentState(hidden, cell)
-            outputs.append(hidden.transpose(0, 1))
+            after = propose(now, state)
+            if self.zones_out:
+                after = self._zoned_out(after, state, noise, now)
+            if time > 1 and lengths is not None:
+                after = _held(after, state, (now < lengths).unsqueeze(1))
+            state = after
+            outputs.append(state.hidden.transpose(0, 1))
         # Of a single step a view of the state, so that the gradient of the state is the total one.
         output = torch.cat(outputs, dim=1) if time > 1 else outputs[0]
-        if self.reverse:
+        if self.reverse and lengths is not None:
             output = reverse_by_length(output, lengths)
         return RecurrentOutput(output, state)
+
+    def _proposals(
+        self, x: Tensor, noise: RecurrentNoise
+    ) -> Callable[[int, RecurrentState], RecurrentState]:
+        """The cell's state after a timestep of ``x``, from the timestep and the state before."""
+        if not isinstance(self.rnn, StepCell):
+            return lambda now, state: self._step(x[:, now : now + 1], state, noise).state
+        rnn = self.rnn
+        driven = rnn.drive(x).unbind(1)
+        weight = masked(rnn.weight_hh_l0, noise.recurrent_mask)
+
+        def propose(now: int, state: RecurrentState) -> RecurrentState:
+            gates = rnn.gate_values(driven[now], state.hidden[0], weight)
+            before = None if state.cell is None else state.cell[0]
+            hidden, cell = rnn.next_state(gates, state.hidden[0], before)
+            return RecurrentState(hidden.unsqueeze(0), None if cell is None else cell.unsqueeze(0))
+
+        return propose
+
+    def _zoned_out(
+        self, proposed: RecurrentState, before: RecurrentState, noise: RecurrentNoise, now: int
+    ) -> RecurrentState:
+        keep = None if noise.keep_hidden is None else noise.keep_hidden[:, now]
+        hidden = _kept(proposed.hidden, before.hidden, keep, self.zoneout_hidden)
+        if proposed.cell is None or before.cell is None:
+            return RecurrentState(hidden)
+        keep = None if noise.keep_cell is None else noise.keep_cell[:, now]
+        return RecurrentState(hidden, _kept(proposed.cell, before.cell, keep, self.zoneout_cell))
+
+    def _zeros(self, x: Tensor) -> RecurrentState:
+        """The state before the first timestep of ``x``, ``[batch, ...]``, if none is given."""
+        zeros = x.new_zeros(1, x.size(0), self.hidden_size)
+        return RecurrentState(zeros, zeros if self.has_cell else None)
 
     def _weights(self, noise: RecurrentNoise | None) -> list[Tensor]:
         """Input-hidden, hidden-hidden, and their biases."""
@@ -317,10 +369,9 @@ class RecurrentLayer(nn.Module):
     ) -> tuple[Any, RecurrentState]:
         """What `nn.RNNBase.forward` does, with other weights than the module's own."""
         data = x.data if isinstance(x, PackedSequence) else x
-        batch = int(x.batch_sizes[0]) if isinstance(x, PackedSequence) else data.size(0)
         if state is None:
-            zeros = data.new_zeros(1, batch, self.hidden_size)
-            state = RecurrentState(zeros, zeros if self.cell == "lstm" else None)
+            first = int(x.batch_sizes[0]) if isinstance(x, PackedSequence) else len(data)
+            state = self._zeros(data[:first])
         elif isinstance(x, PackedSequence) and x.sorted_indices is not None:
             state = state.select(x.sorted_indices)
         kernel = _KERNELS[self.cell]
@@ -356,9 +407,7 @@ class RecurrentLayer(nn.Module):
     ) -> RecurrentOutput:
         weights = self._weights(noise)
         x = x.squeeze(1)
-        if state is None:
-            zeros = x.new_zeros(1, x.size(0), self.hidden_size)
-            state = RecurrentState(zeros, zeros if self.cell == "lstm" else None)
+        state = state or self._zeros(x)
         before = state.hidden[0]
         cell = None
         if state.cell is not None:
@@ -376,6 +425,14 @@ class RecurrentLayer(nn.Module):
     def extra_repr(self) -> str:
         """What `print(layer)` adds to the wrapped module."""
         return "reverse=True" if self.reverse else ""
+
+
+def _held(after: RecurrentState, before: RecurrentState, real: Tensor) -> RecurrentState:
+    """The state before where a sequence has ended, so that nothing can overflow in the padding."""
+    hidden = torch.where(real, after.hidden, before.hidden)
+    if after.cell is None or before.cell is None:
+        return RecurrentState(hidden)
+    return RecurrentState(hidden, torch.where(real, after.cell, before.cell))
 
 
 def _kept(proposed: Tensor, before: Tensor, keep: Tensor | None, share: float) -> Tensor:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from seq2seq.diagnostics.adjoint import backpropagate, carried_cell, linearize
+from seq2seq.diagnostics.adjoint import linearize
+from seq2seq.models.cells import StepCell
 from seq2seq.models.recurrent import CELLS, RecurrentLayer, RecurrentState
 
 TIME, BATCH, INPUT, HIDDEN = 6, 3, 5, 4
@@ -31,12 +32,17 @@ def walk(layer: RecurrentLayer) -> tuple[Tensor, list[Tensor], list[Tensor], Rec
     """Inputs, and every state of a walk in single steps, all with retained gradients."""
     x = torch.randn(TIME, BATCH, INPUT, dtype=torch.float64)
     hidden = torch.randn(1, BATCH, HIDDEN, dtype=torch.float64) / 2
-    cell = torch.randn(1, BATCH, HIDDEN, dtype=torch.float64) if layer.cell == "lstm" else None
+    cell = torch.randn(1, BATCH, HIDDEN, dtype=torch.float64) if layer.has_cell else None
     initial = state = RecurrentState(hidden, cell)
     hiddens, cells = [], []
     for step in x:
         if layer.cell == "lstm":
             state = lstm_step(layer, step.unsqueeze(0), state)
+        elif isinstance(layer.rnn, StepCell):
+            gates = layer.rnn.gate_values(
+                layer.rnn.drive(step), state.hidden, layer.rnn.weight_hh_l0
+            )
+            state = RecurrentState(*layer.rnn.next_state(gates, *state))
         else:
             state = layer(step.unsqueeze(1), state=state).state
         for tensor, states in ((state.hidden, hiddens), (state.cell, cells)):
@@ -76,8 +82,8 @@ def test_several_losses_in_one_pass_equal_autograd_one_by_one(cell: str) -> None
     linearization = linearize(layer, x, before, initial_cell)
     given = weights.transpose(0, 1).contiguous()
     untouched = given.clone()
-    hidden, cell_total = backpropagate(
-        linearization, given, cell_weights.transpose(0, 1).contiguous()
+    hidden, cell_total = linearization.backpropagate(
+        given, cell_weights.transpose(0, 1).contiguous()
     )
     assert torch.equal(given, untouched)
     for loss in range(2):
@@ -86,7 +92,7 @@ def test_several_losses_in_one_pass_equal_autograd_one_by_one(cell: str) -> None
         if cell_total is not None:
             reference = torch.cat(expected[loss][TIME:])
             torch.testing.assert_close(cell_total[:, loss], reference, rtol=1e-12, atol=1e-14)
-    assert (cell_total is None) == (cell != "lstm")
+    assert (cell_total is None) == (not layer.has_cell)
 
 
 def test_the_state_gradient_of_an_lstm_is_the_product_of_its_state_jacobians() -> None:
@@ -97,8 +103,8 @@ def test_the_state_gradient_of_an_lstm_is_the_product_of_its_state_jacobians() -
     start = torch.randn(2, BATCH, HIDDEN, dtype=torch.float64)
     direct = torch.zeros(2, TIME, BATCH, HIDDEN, dtype=torch.float64)
     direct[:, -1] = start
-    hidden, cell = backpropagate(linearization, direct[0].unsqueeze(1), direct[1].unsqueeze(1))
-    carried = carried_cell(linearization, cell[:, 0], direct[1])
+    hidden, cell = linearization.backpropagate(direct[0].unsqueeze(1), direct[1].unsqueeze(1))
+    carried = linearization.carried_cell(hidden[:, 0], cell[:, 0], direct[1])
 
     def step(state: Tensor, x: Tensor) -> Tensor:
         h, c = torch.lstm_cell(
@@ -125,5 +131,5 @@ def test_a_large_update_gate_carries_the_gradient_unchanged() -> None:
     before = torch.cat([initial.hidden, *hiddens[:-1]]).detach()
     direct = torch.zeros(TIME, 1, BATCH, HIDDEN, dtype=torch.float64)
     direct[-1] = 1.0
-    hidden, _ = backpropagate(linearize(layer, x, before), direct)
+    hidden, _ = linearize(layer, x, before).backpropagate(direct)
     torch.testing.assert_close(hidden, torch.ones_like(hidden))

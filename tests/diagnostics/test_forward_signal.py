@@ -50,10 +50,14 @@ def test_the_gates_make_the_states_of_the_layer(cell: str) -> None:
     gates = gate_values(layer, scan)
     match cell:
         case "lstm":
-            cells = cell_states(gates, torch.zeros(ROWS, HIDDEN, dtype=torch.float64))
+            cells = cell_states(layer, gates, scan)
             hidden = gates["o"] * cells.tanh()
             torch.testing.assert_close(cells[-1], layer(x).state.cell[0])
-        case "gru":
+        case "layer_norm_lstm":
+            cells = cell_states(layer, gates, scan)
+            hidden = gates["o"] * torch.nn.functional.layer_norm(cells, [HIDDEN]).tanh()
+            torch.testing.assert_close(cells[-1], layer(x).state.cell[0])
+        case "gru" | "layer_norm_gru" | "mgu":
             hidden = (1 - gates["z"]) * gates["n"] + gates["z"] * scan.previous_hidden
         case _:
             hidden = gates["h"]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 from seq2seq.diagnostics.forward_signal import forward_signal
 from seq2seq.diagnostics.gradient_flow import (
@@ -22,7 +23,13 @@ from seq2seq.diagnostics.gradient_flow import (
 from seq2seq.diagnostics.gradient_profile import log_slope, root_mean_square
 from seq2seq.diagnostics.weight_gradient import recurrent_gradient_by_third
 from seq2seq.models.encoder_decoder import EncoderDecoder, encoder_decoder
-from seq2seq.models.recurrent import CELLS, RecurrentLayer, RecurrentNoise, reverse_by_length
+from seq2seq.models.recurrent import (
+    CELLS,
+    RecurrentLayer,
+    RecurrentNoise,
+    has_cell_state,
+    reverse_by_length,
+)
 
 VOCABULARY = 11
 SOURCE_LENGTHS = torch.tensor([5, 9, 3, 1, 7, 9])
@@ -125,6 +132,28 @@ def one_step(layer: RecurrentLayer, x: Tensor, h: Tensor, c: Tensor) -> tuple[Te
         r, z = torch.sigmoid(sum(gate(0))), torch.sigmoid(sum(gate(1)))
         from_input, from_hidden = gate(2)
         return (1 - z) * torch.tanh(from_input + r * from_hidden) + z * h, c
+    if layer.cell == "mgu":
+        keep = torch.sigmoid(sum(gate(0)))
+        recurrent = rnn.weight_hh_l0[size:] @ ((1 - keep) * h) + rnn.bias_hh_l0[size:]
+        return (1 - keep) * torch.tanh(gate(1)[0] + recurrent) + keep * h, c
+    if layer.cell.startswith("layer_norm"):
+        from_input, from_hidden = (
+            [
+                layer_norm(w[rows] @ z, [size], gain[rows], bias[rows])
+                for rows in torch.arange(len(w)).split(size)
+            ]
+            for z, w, gain, bias in (
+                (x, rnn.weight_ih_l0, rnn.norm_gain_ih_l0, rnn.bias_ih_l0),
+                (h, rnn.weight_hh_l0, rnn.norm_gain_hh_l0, rnn.bias_hh_l0),
+            )
+        )
+        if layer.cell == "layer_norm_gru":
+            r, z = (torch.sigmoid(from_input[k] + from_hidden[k]) for k in range(2))
+            return (1 - z) * torch.tanh(from_input[2] + r * from_hidden[2]) + z * h, c
+        i, f, g, o = (a + b for a, b in zip(from_input, from_hidden, strict=True))
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        shown = layer_norm(c, [size], rnn.norm_gain_cell, rnn.norm_bias_cell)
+        return torch.sigmoid(o) * torch.tanh(shown), c
     total = sum(gate(0))
     return (torch.tanh(total) if layer.cell == "rnn_tanh" else torch.relu(total)), c
 
@@ -139,7 +168,7 @@ class Trace:
     def step(self, layer: RecurrentLayer, x: Tensor, h: Tensor, c: Tensor) -> None:
         h, c = one_step(layer, x, h, c)
         h.retain_grad()
-        if layer.cell == "lstm":
+        if layer.has_cell:
             c.retain_grad()
         self.hidden.append(h)
         self.cell.append(c)
@@ -214,7 +243,7 @@ def unrolled(
         c = torch.cat([trace.cell[-1] for trace in finals[index]])
         if bridge.kind == "linear":
             h = torch.tanh(bridge.hidden[index].weight @ h + bridge.hidden[index].bias)
-            if layer.cell == "lstm":
+            if layer.has_cell:
                 c = torch.tanh(bridge.cell[index].weight @ c + bridge.cell[index].bias)
         states.append((h, c))
         traces[f"decoder/layer{index}"] = Trace([], [])
@@ -326,7 +355,7 @@ def test_zoneout_gives_the_same_flow_carried_back_here_and_by_autograd_step_by_s
     cell: str, training: bool
 ) -> None:
     torch.manual_seed(0)
-    share = 0.4 if cell == "lstm" else 0.0
+    share = 0.4 if has_cell_state(cell) else 0.0
     layer = RecurrentLayer(
         cell=cell, input_size=3, hidden_size=4, zoneout_hidden=0.3, zoneout_cell=share
     ).double()
@@ -358,7 +387,7 @@ def test_zoneout_gives_the_same_flow_carried_back_here_and_by_autograd_step_by_s
     torch.testing.assert_close(layer.rnn.weight_hh_l0.grad, gradient, rtol=1e-10, atol=1e-12)
     first = layer_flow(layer, fused.calls["layer"])
     second = layer_flow(layer, stepwise.calls["layer"])
-    for name in ("hidden", "transport", *(["cell"] if cell == "lstm" else [])):
+    for name in ("hidden", "transport", *(["cell"] if layer.has_cell else [])):
         value, reference = getattr(first, name), getattr(second, name)
         torch.testing.assert_close(value, reference, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(
@@ -367,7 +396,7 @@ def test_zoneout_gives_the_same_flow_carried_back_here_and_by_autograd_step_by_s
     signal = forward_signal(layer, first.scan)
     rms = output[rows].detach().square().mean().sqrt()
     assert signal.hidden_rms[-1] == pytest.approx(float(rms), rel=1e-10)
-    if cell == "lstm":
+    if layer.has_cell:
         rms = finals[1][0, rows].detach().square().mean().sqrt()
         assert signal.cell_rms[-1] == pytest.approx(float(rms), rel=1e-10)
 
@@ -537,7 +566,7 @@ def explicit_transport(
 ) -> list[Tensor]:
     """A state gradient carried back by explicit Jacobians of one step, longest way last."""
     size = layer.hidden_size
-    has_cell = layer.cell == "lstm"
+    has_cell = layer.has_cell
     x = call.inputs[0]
     if layer.reverse:
         x = reverse_by_length(call.inputs, torch.tensor([length]))[0]

@@ -149,7 +149,9 @@ def test_the_log_profile_runs_parallel_to_the_exact_one(cell: str, gain: float) 
     assert pair.size(1) > 10
     if float(pair.std(dim=1)[0]) > 0.5:  # decades; of a flat profile only the noise is left
         assert float(torch.corrcoef(pair)[0, 1]) > 0.995
-    assert input_profile.slope == pytest.approx(exact.slope, rel=0.03, abs=0.001)
+    # Normalising the cell state adds a factor that depends on its size, and so on the timestep.
+    tolerance = 0.08 if cell == "layer_norm_lstm" else 0.03
+    assert input_profile.slope == pytest.approx(exact.slope, rel=tolerance, abs=0.001)
 
 
 def test_a_batch_with_an_infinite_gradient_counts_for_nothing() -> None:

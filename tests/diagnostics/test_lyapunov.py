@@ -6,14 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from seq2seq.diagnostics.adjoint import Linearization, Zoneout, linearize
+from seq2seq.diagnostics.adjoint import KernelLinearization, linearize
+from seq2seq.diagnostics.linearization import Linearization, Zoneout
 from seq2seq.diagnostics.lyapunov import (
-    carry_back,
-    carry_forward,
     lyapunov_exponents,
     memory_dimension,
 )
-from seq2seq.models.recurrent import CELLS, RecurrentLayer
+from seq2seq.models.recurrent import CELLS, RecurrentLayer, RecurrentState
 
 TIME, BATCH, INPUT, HIDDEN = 7, 3, 4, 5
 
@@ -29,8 +28,12 @@ def cell_step(layer: RecurrentLayer, x: Tensor, state: Tensor) -> Tensor:
             after = torch.gru_cell(x, state, *weights)
         case "rnn_tanh":
             after = torch.rnn_tanh_cell(x, state, *weights)
-        case _:
+        case "rnn_relu":
             after = torch.rnn_relu_cell(x, state, *weights)
+        case _:
+            hidden, *memory = state.unsqueeze(0).chunk(1 + layer.has_cell, dim=2)
+            found = layer(x.unsqueeze(1), None, RecurrentState(hidden, *memory)).state
+            after = torch.cat([one[0] for one in found if one is not None], dim=1)
     return after[0]
 
 
@@ -42,8 +45,8 @@ def trajectory(cell: str, *, zoneout: bool = False) -> tuple[Linearization, Tens
         layer.rnn.bias_ih_l0.data.fill_(3.0)
         layer.rnn.weight_hh_l0.data.abs_()
     x = torch.randn(TIME, BATCH, INPUT, dtype=torch.float64)
-    state = torch.rand(BATCH, HIDDEN * (1 + (cell == "lstm")), dtype=torch.float64)
-    initial_cell = state[:, HIDDEN:] if cell == "lstm" else None
+    state = torch.rand(BATCH, HIDDEN * (1 + layer.has_cell), dtype=torch.float64)
+    initial_cell = state[:, HIDDEN:] if layer.has_cell else None
     kept = torch.rand(TIME, *state.shape, dtype=torch.float64) * zoneout
     before, jacobians = [], []
 
@@ -72,13 +75,14 @@ def test_both_ways_through_a_step_are_the_jacobian_of_automatic_differentiation(
     linearization, jacobians = trajectory(cell, zoneout=zoneout)
     identity = torch.eye(jacobians.size(-1), dtype=torch.float64).expand(BATCH, -1, -1)
     for now, expected in enumerate(jacobians):
-        forward = carry_forward(linearization, now, identity)
+        forward = linearization.carry_forward(now, identity)
         torch.testing.assert_close(forward, expected, rtol=1e-12, atol=1e-13)
-        back = carry_back(linearization, now, identity)
+        back = linearization.carry_back(now, identity)
         torch.testing.assert_close(back, expected.mT, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+# Normalising the cell state forgets its mean and its size: the determinant is zero.
+@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell != "layer_norm_lstm"])
 def test_the_sum_of_all_exponents_times_the_length_is_the_log_determinant(cell: str) -> None:
     linearization, jacobians = trajectory(cell)
     exponents = lyapunov_exponents(linearization, count=jacobians.size(-1))
@@ -108,7 +112,7 @@ def linear(matrix: Tensor, time: int) -> Linearization:
     """A network without nonlinearity: every step is the same matrix."""
     size = len(matrix)
     ones = torch.ones(time, 1, 1, size, dtype=torch.float64)
-    return Linearization(ones[:, :, 0], matrix, ones)
+    return KernelLinearization(ones[:, :, 0], ones[:, :, 0], matrix, ones)
 
 
 def test_a_diagonal_matrix_has_the_logarithms_of_its_entries() -> None:

@@ -57,7 +57,7 @@ def recorded_flow(layer: RecurrentLayer, *, stepwise: bool = False, padding: int
 
 def by_copies(layer: RecurrentLayer) -> Tensor:
     """``[3, gates * hidden, hidden]``, every timestep with a copy of the weights of its own."""
-    w, u, b_w, b_u = (parameter.detach() for parameter in layer.rnn.parameters())
+    w, u, b_w, b_u = (parameter.detach() for parameter in list(layer.rnn.parameters())[:4])
     x, weights = make_data(0)
     thirds = torch.zeros(3, *u.shape, dtype=torch.float64)
     for row, length in enumerate(LENGTHS.tolist()):
@@ -74,8 +74,11 @@ def by_copies(layer: RecurrentLayer) -> Tensor:
                     h = torch.gru_cell(one, h, w, copied, b_w, b_u)
                 case "rnn_tanh":
                     h = torch.rnn_tanh_cell(one, h, w, copied, b_w, b_u)
-                case _:
+                case "rnn_relu":
                     h = torch.rnn_relu_cell(one, h, w, copied, b_w, b_u)
+                case _:
+                    gates = layer.rnn.gate_values(layer.rnn.drive(one), h, copied)
+                    h, c = layer.rnn.next_state(gates, h, c)
             loss = loss + (h[0] * weights[row, time]).sum()
         for done, gradient in enumerate(torch.autograd.grad(loss, copies)):
             thirds[int(3 * (done + 0.5) / length)] += gradient

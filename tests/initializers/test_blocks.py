@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from seq2seq.initializers.blocks import GATES, parameter_layouts
+from seq2seq.initializers.blocks import parameter_layouts
+from seq2seq.models.recurrent import gates_of
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
@@ -56,7 +57,7 @@ def test_a_large_forget_bias_keeps_the_cell_state() -> None:
     with torch.no_grad():
         for parameter in lstm.parameters():
             parameter.zero_()
-        rows = dict(zip(GATES["LSTM"], lstm.bias_ih_l0.chunk(4), strict=True))
+        rows = dict(zip(gates_of(lstm), lstm.bias_ih_l0.chunk(4), strict=True))
         rows["f"].fill_(30.0)
         rows["i"].fill_(-30.0)
         cell = torch.randn(1, 1, 5)
@@ -67,7 +68,7 @@ def test_a_large_forget_bias_keeps_the_cell_state() -> None:
 def test_a_large_update_bias_keeps_the_hidden_state() -> None:
     gru = nn.GRU(3, 5)
     with torch.no_grad():
-        rows = dict(zip(GATES["GRU"], gru.bias_ih_l0.chunk(3), strict=True))
+        rows = dict(zip(gates_of(gru), gru.bias_ih_l0.chunk(3), strict=True))
         rows["z"].fill_(30.0)
         hidden = torch.randn(1, 1, 5)
         _, after = gru(torch.randn(1, 1, 3), hidden)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from seq2seq.diagnostics.spectrum import gate_blocks
-from seq2seq.initializers.blocks import GATES
 from seq2seq.initializers.catalogue import BLOCK_SCHEMES, SCHEMES
 from seq2seq.initializers.report import describe
 from seq2seq.initializers.rules import initialize, rules_from_config
 from seq2seq.models.encoder_decoder import encoder_decoder
 from seq2seq.models.recurrent import CELLS as MODEL_CELLS
+from seq2seq.models.recurrent import gates_of
 
 Toy = Callable[..., nn.Module]
 Preset = Callable[..., dict[str, Any]]
@@ -85,6 +85,8 @@ def test_every_preset_sets_the_real_encoder_decoder_role_by_role(
             "embedding": "embedding",
             "output": "output",
         }.get(owner, "bridge" if full.startswith("bridge") else "attention")
+        if local.startswith("norm"):
+            expected = "norm_bias" if "bias" in local else "norm_gain"
         if local == "bias":
             expected = "linear_bias"
         rules = {rule.name for rule in assignment.rules}
@@ -202,7 +204,7 @@ def test_every_preset_draws_by_the_formulas_of_its_source(
     model = build(toy, preset(name), cell=cell, hidden=H, embedding=E, vocabulary=V)
     expected = EXPECTED[name]
     rnn = model.decoder.layers[0]["rnn"]
-    gates = GATES[rnn.mode]
+    gates = gates_of(rnn)
 
     def check(tensor: Tensor, deviation: float, what: str) -> None:
         assert tensor.detach().std() == pytest.approx(deviation, rel=0.06), what
@@ -227,9 +229,9 @@ def test_every_preset_draws_by_the_formulas_of_its_source(
     assert all(bool(bias.any()) == (expected.bias is DRAWN) for bias in drawn)
 
 
-def gates_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def decoder_blocks(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     rnn = model.decoder.layers[0]["rnn"]
-    yield from gate_blocks(rnn.weight_hh_l0.detach().double(), GATES[rnn.mode]).items()
+    yield from gate_blocks(rnn.weight_hh_l0.detach().double(), gates_of(rnn)).items()
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -250,7 +252,7 @@ def gates_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def test_a_preset_is_orthogonal_gate_by_gate_where_it_says_so(
     toy: Toy, preset: Preset, name: str, overrides: list[str], gain: dict[str, float], cell: str
 ) -> None:
-    for gate, block in gates_of(build(toy, preset(name, *overrides), cell=cell)):
+    for gate, block in decoder_blocks(build(toy, preset(name, *overrides), cell=cell)):
         values = torch.linalg.svdvals(block)
         assert torch.allclose(values, torch.full_like(values, gain.get(gate, 1.0)), atol=1e-5), gate
 
@@ -263,19 +265,19 @@ def test_a_fused_preset_is_orthogonal_over_all_gates(
     model = build(toy, preset(name), cell=cell, hidden=256)
     weight = model.decoder.layers[0]["rnn"].weight_hh_l0.detach().double()
     assert torch.allclose(weight.T @ weight, gain**2 * torch.eye(256).double(), atol=1e-5)
-    for _, block in gates_of(model):
+    for _, block in decoder_blocks(model):
         root_mean_square = torch.linalg.svdvals(block).square().mean().sqrt()
         assert root_mean_square == pytest.approx(gain / math.sqrt(gates), rel=0.02)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_recurrent_matrices_of_known_form(toy: Toy, preset: Preset, cell: str) -> None:
-    for _, block in gates_of(build(toy, preset("irnn"), cell=cell)):
+    for _, block in decoder_blocks(build(toy, preset("irnn"), cell=cell)):
         assert torch.equal(block, torch.eye(24).double())
-    for _, block in gates_of(build(toy, preset("np_rnn"), cell=cell)):
+    for _, block in decoder_blocks(build(toy, preset("np_rnn"), cell=cell)):
         values = torch.linalg.eigvalsh(block)
         assert values[-1] == pytest.approx(1.0, abs=1e-5) and 0.15 < values[0] < 0.3
-    for _, block in gates_of(build(toy, preset("echo_state"), cell=cell)):
+    for _, block in decoder_blocks(build(toy, preset("echo_state"), cell=cell)):
         assert torch.linalg.eigvals(block).abs().max() == pytest.approx(1.1, abs=1e-5)
         assert ((block != 0).sum(dim=1) == 15).all()
 
@@ -283,7 +285,7 @@ def test_recurrent_matrices_of_known_form(toy: Toy, preset: Preset, cell: str) -
 def keep_gate(model: nn.Module) -> Tensor:
     rnn = model.decoder.layers[0]["rnn"]
     total = (rnn.bias_ih_l0 + rnn.bias_hh_l0).detach()
-    return torch.sigmoid(total.chunk(len(GATES[rnn.mode]))[1])
+    return torch.sigmoid(total.chunk(len(gates_of(rnn)))[1])
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])

@@ -23,6 +23,8 @@ BARE = {
     "rnn_tanh": lambda: nn.RNN(INPUT, HIDDEN, nonlinearity="tanh"),
     "rnn_relu": lambda: nn.RNN(INPUT, HIDDEN, nonlinearity="relu"),
 }
+# Of the others `cells/` holds the references.
+every_kernel = pytest.mark.parametrize("cell", BARE)
 
 both_directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 every_cell = pytest.mark.parametrize("cell", CELLS)
@@ -41,7 +43,7 @@ def make_case(cell: str, reverse: bool = False, *, batch: int = len(LENGTHS)) ->
         nn.init.normal_(parameter, std=0.6)
     x = torch.randn(batch, int(LENGTHS.max()), INPUT, dtype=torch.float64)
     hidden = torch.rand(1, batch, HIDDEN, dtype=torch.float64)
-    memory = torch.randn(1, batch, HIDDEN, dtype=torch.float64) if cell == "lstm" else None
+    memory = torch.randn(1, batch, HIDDEN, dtype=torch.float64) if layer.has_cell else None
     return Case(layer.double(), x, RecurrentState(hidden, memory))
 
 
@@ -53,7 +55,7 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-12) -> 
     torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
 
 
-@every_cell
+@every_kernel
 @both_directions
 @pytest.mark.parametrize("with_state", [False, True], ids=["zeros", "state"])
 def test_layer_equals_the_bare_module_run_alone_on_each_example(
@@ -132,12 +134,12 @@ def test_weight_dropout_is_the_layer_with_other_weights_fused_and_step_by_step(
 @every_cell
 @both_directions
 @pytest.mark.parametrize("training", [False, True])
-def test_zoneout_mixes_what_pytorchs_cell_proposes_with_the_state_before(
+def test_zoneout_mixes_what_the_cell_proposes_with_the_state_before(
     cell: str, reverse: bool, training: bool
 ) -> None:
     layer, x, state = make_case(cell, reverse)
     plain, _, _ = make_case(cell, reverse)
-    layer.zoneout_hidden, layer.zoneout_cell = 0.3, 0.4 if cell == "lstm" else 0.0
+    layer.zoneout_hidden, layer.zoneout_cell = 0.3, 0.4 if layer.has_cell else 0.0
     noise = layer.train(training).draw_steps(x, None)
     output, final = layer(x, LENGTHS, state, noise)
     for row, length in enumerate(LENGTHS.tolist()):
@@ -309,5 +311,8 @@ def test_stacked_states_come_apart_again(cell: str) -> None:
 
 
 def test_an_unknown_cell_is_refused_with_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"cell is 'rnn', .* lstm, gru, rnn_tanh, rnn_relu"):
+    with pytest.raises(
+        ValueError,
+        match=r"cell is 'rnn', .* lstm, gru, rnn_tanh, rnn_relu, layer_norm_lstm, .*, mgu",
+    ):
         RecurrentLayer(cell="rnn", input_size=INPUT, hidden_size=HIDDEN)
