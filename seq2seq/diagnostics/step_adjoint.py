@@ -4,12 +4,12 @@ The states before every step are known, so that autograd takes the derivatives o
 time, at its own previous state: products with a step's Jacobian, which itself is never built.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.autograd import grad
 
 from seq2seq.diagnostics.linearization import Linearization, Zoneout
 from seq2seq.models.cells import StepCell
@@ -90,11 +90,17 @@ class StepLinearization(Linearization):
         return carried + self._through_output(hidden) if self.has_cell else None
 
     def carry_forward(self, now: int, change: Tensor) -> Tensor:
-        """By automatic differentiation in forward mode."""
+        """The derivative of ``J^T u``, which is linear in ``u``.
+
+        Forward-mode differentiation would compile its rules first, which takes seconds.
+        """
         changes = change.movedim(2, 0).chunk(2 if self.has_cell else 1, dim=2)
-        states = tuple(one.expand_as(changes[0]).clone() for one in self._states_before(now))
-        after = torch.func.jvp(lambda *state: self._after(now, state), states, changes)[1]
-        return torch.cat(after, dim=2).movedim(0, 2)
+        before, after = self._step(now, changes[0])
+        with torch.enable_grad():
+            u = [torch.zeros_like(one).requires_grad_() for one in after]
+            # Zero times u, for a state before that the step doesn't read.
+            back = [one + 0 * u[0] for one in _derivatives(after, before, u, create_graph=True)]
+        return torch.cat(_derivatives(back, u, changes), dim=2).movedim(0, 2)
 
     def carry_back(self, now: int, derivative: Tensor) -> Tensor:
         """By automatic differentiation in reverse mode."""
@@ -104,23 +110,16 @@ class StepLinearization(Linearization):
 
     def recurrent_gradients(self, hidden: Tensor, cell: Tensor | None, parts: Tensor) -> Tensor:
         """Of all timesteps at once, which don't depend on each other any more."""
-        everything = slice(None)
         weight = self.recurrent_weight.clone().requires_grad_()
-        with torch.enable_grad():
-            after = replace(self, recurrent_weight=weight)._after(
-                everything, self._states_before(everything)
-            )
+        _, after = replace(self, recurrent_weight=weight)._step(slice(None), self.hidden)
         arrived = [hidden]
         if cell is not None:
             arrived.append(cell - self._through_output(hidden))
-        return torch.stack(
-            [
-                grad(
-                    after, weight, [one * part.unsqueeze(2) for one in arrived], retain_graph=True
-                )[0]
-                for part in parts
-            ]
-        )
+        gradients: list[Tensor] = []
+        for part in parts:
+            chosen = [one * part.unsqueeze(2) for one in arrived]
+            gradients += _derivatives(after, [weight], chosen, retain_graph=True)
+        return torch.stack(gradients)
 
     def _states_before(self, now: int | slice) -> tuple[Tensor, ...]:
         if self.previous_cell is None:
@@ -143,23 +142,34 @@ class StepLinearization(Linearization):
     ) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """Derivatives of the states before, and the total one of the cell state after."""
         arrived = [hidden] if cell is None else [hidden, cell]
-        states = [one.expand_as(hidden) for one in self._states_before(now)]
-        before = tuple(one.detach().clone().requires_grad_() for one in states)
-        with torch.enable_grad():
-            after = self._after(now, before)
+        before, after = self._step(now, hidden)
         # The cell state after is asked for too: the hidden one is computed from it.
-        found = grad(after, [*before, *after[1:]], arrived)
+        found = _derivatives(after, [*before, *after[1:]], arrived)
         return found[: len(before)], found[len(before)] if cell is not None else None
+
+    def _step(
+        self, now: int | slice, like: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """States before and after, once for every direction or loss of ``like``, with a graph."""
+        before = tuple(
+            one.expand_as(like).clone().requires_grad_() for one in self._states_before(now)
+        )
+        with torch.enable_grad():
+            return before, self._after(now, before)
 
     def _through_output(self, hidden: Tensor) -> Tensor:
         """What reaches ``c_t`` through ``h_t``, ``[time, batch, hidden]``."""
-        everything = slice(None)
-        states = self._states_before(everything)
-        with torch.enable_grad():
-            # Something must ask for a gradient, or nothing is recorded.
-            after = self._after(everything, tuple(one.clone().requires_grad_() for one in states))
-        (found,) = grad(after[0], after[1], hidden, allow_unused=True)
-        return torch.zeros_like(hidden) if found is None else found
+        _, after = self._step(slice(None), self.hidden)
+        return _derivatives(after[:1], after[1:], [hidden])[0]
+
+
+def _derivatives(
+    results: Sequence[Tensor], states: Sequence[Tensor], arrived: Sequence[Tensor], **graph: bool
+) -> tuple[Tensor, ...]:
+    """Vector-Jacobian products, zero for what the results don't depend on."""
+    return torch.autograd.grad(
+        results, states, arrived, allow_unused=True, materialize_grads=True, **graph
+    )
 
 
 @torch.no_grad()
