@@ -17,7 +17,9 @@ from seq2seq.diagnostics.gradient_flow import (
 )
 from seq2seq.diagnostics.gradient_profile import gradient_profiles
 from seq2seq.diagnostics.layer_report import attenuation_over
+from seq2seq.diagnostics.step_adjoint import exact_copy
 from seq2seq.initializers.blocks import KEEP_GATES
+from seq2seq.models.cells import StepCell
 from seq2seq.models.recurrent import RecurrentLayer, RecurrentState
 
 _MIN_EXAMPLES = 8
@@ -89,9 +91,19 @@ class LayerSample:
         blocks = self.parameter(name).detach().chunk(len(self.gates))
         return blocks[self.gates.index(gate)]
 
-    def real_inputs(self) -> Tensor:
-        """Inputs of all real timesteps, float64 ``[timesteps, input]``."""
-        return self._inputs[self.real.T].double()
+    def driven(self, gate: str) -> Tensor:
+        """What inputs and biases alone give a gate, at real timesteps, ``[timesteps, units]``.
+
+        In float64.
+        """
+        inputs = self._inputs[self.real.T].double()
+        if isinstance(self.layer.rnn, StepCell):
+            driven = exact_copy(self.layer.rnn, inputs).drive(inputs)
+            return driven.chunk(len(self.gates), dim=1)[self.gates.index(gate)] + self.block(
+                "bias_hh", gate
+            )
+        bias = (self.block("bias_ih", gate) + self.block("bias_hh", gate)).double()
+        return inputs @ self.block("weight_ih", gate).double().T + bias
 
     def attenuation(self) -> float:
         """Logarithm of what is left of the transport over ``longest`` timesteps.

@@ -67,15 +67,12 @@ def _scale_input(
         why = f"initializer.{rule} sets the input matrix of {gate}"
         return LayerCalibration(sample.name, (), f"left as it is: {why}", reached=False)
     block = sample.block("weight_ih", gate)
-    bias = (sample.block("bias_ih", gate) + sample.block("bias_hh", gate)).double()
-    inputs = sample.real_inputs()
     drawn = block.clone()
     factor, tried = 1.0, []
     target = math.sqrt(variance)
     for _ in range(trials):
         block.copy_(drawn * factor)
-        activations = inputs @ block.double().T + bias
-        found = float(activations.std(correction=0))
+        found = float(sample.driven(gate).std(correction=0))
         tried.append((factor, found))
         if abs(found / target - 1) <= tolerance or not found:
             break

@@ -14,6 +14,8 @@ from seq2seq.initializers.rules import (
     initialize,
     rules_from_config,
 )
+from seq2seq.models.cells.layer_norm_gru import LayerNormGRU
+from seq2seq.models.cells.layer_norm_lstm import LayerNormLSTM
 
 Toy = Callable[..., nn.Module]
 Preset = Callable[..., dict[str, Any]]
@@ -458,6 +460,40 @@ def test_parts_that_no_preset_knows_have_their_own_roles_and_no_shared_number() 
     assert (model.highway.bias == -3).all()
     run(model, {**config, "highway_bias": {"scheme": "zeros"}})
     assert not model.highway.bias.any()
+
+
+def test_layer_norm_begins_as_no_change_whatever_the_rules_say_of_other_biases() -> None:
+    config: dict[str, Any] = {
+        "recurrent": {"pattern": "*weight_?h_l*", "scheme": "orthogonal"},
+        "bias": {"pattern": "*bias*", "scheme": "chrono", "longest": 30.0},
+    }
+    rnn = LayerNormLSTM(4, 8)
+    run(rnn, config)
+    for gain in (rnn.norm_gain_ih_l0, rnn.norm_gain_hh_l0, rnn.norm_gain_cell):
+        assert (gain == 1).all()
+    assert not rnn.norm_bias_cell.any()
+    forget = (rnn.bias_ih_l0 + rnn.bias_hh_l0)[8:16]  # the sum, as everywhere
+    assert (forget > 0).all() and not rnn.bias_hh_l0.any()
+    run(
+        rnn,
+        {**config, "norm_gain": {"value": 0.1}, "norm_bias": {"scheme": "normal", "scale": 1.0}},
+    )
+    assert (rnn.norm_gain_hh_l0 == 0.1).all() and rnn.norm_bias_cell.any()
+
+
+def test_a_rule_for_some_gates_reaches_the_gain_of_these_gates() -> None:
+    rnn = LayerNormGRU(4, 8)
+    own = {"pattern": "*norm_gain_hh*", "scheme": "constant", "value": 2.0, "gates": "z"}
+    weights = {"pattern": "*", "scheme": "orthogonal"}
+    run(
+        rnn,
+        {
+            "rules": [own],
+            "w": {**weights, "pattern": "*weight*"},
+            "b": {"pattern": "*bias*", "scheme": "zeros"},
+        },
+    )
+    assert rnn.norm_gain_hh_l0.tolist() == [1.0] * 8 + [2.0] * 8 + [1.0] * 8
 
 
 def test_the_length_of_the_data_fills_what_the_config_leaves_open() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from seq2seq.models.attention import ATTENTIONS, Attention, Memory
 from seq2seq.models.decoder import Decoder, DecoderOutput
-from seq2seq.models.recurrent import CELLS, RecurrentState
+from seq2seq.models.recurrent import CELLS, RecurrentState, has_cell_state
 
 VOCABULARY, EMBEDDING, HIDDEN, PAD = 9, 4, 6, 0
 SOURCE_LENGTHS, TIME = torch.tensor([3, 1, 5]), 4
@@ -75,7 +75,7 @@ def make_start(layers: int, cell: str) -> RecurrentState:
     shape = (layers, BATCH, HIDDEN)
     hidden = torch.rand(shape, dtype=torch.float64)
     return RecurrentState(
-        hidden, torch.randn(shape, dtype=torch.float64) if cell == "lstm" else None
+        hidden, torch.randn(shape, dtype=torch.float64) if has_cell_state(cell) else None
     )
 
 
