@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from seq2seq.models.attention import ATTENTIONS, Attention, Memory
+from seq2seq.models.cells import STEP_CELLS
 from seq2seq.models.decoder import Decoder, DecoderOutput
-from seq2seq.models.recurrent import CELLS, RecurrentState, has_cell_state
+from seq2seq.models.recurrent import KERNEL_GATES, RecurrentState, has_cell_state
 
 VOCABULARY, EMBEDDING, HIDDEN, PAD = 9, 4, 6, 0
 SOURCE_LENGTHS, TIME = torch.tensor([3, 1, 5]), 4
@@ -100,9 +101,13 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> 
     torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize(("attention", "input_feeding", "query_state"), WAYS)
+@pytest.mark.parametrize(
+    ("attention", "input_feeding", "query_state", "layers", "cell"),
+    [
+        *((*way, layers, cell) for way, layers, cell in product(WAYS, [1, 2], KERNEL_GATES)),
+        *((*way, 2, cell) for way, cell in product(WAYS[-2:], STEP_CELLS)),
+    ],
+)
 def test_teacher_forcing_equals_one_step_at_a_time(
     cell: str, layers: int, attention: str, input_feeding: bool, query_state: str
 ) -> None:

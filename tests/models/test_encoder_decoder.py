@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seq2seq.models.cells import STEP_CELLS
 from seq2seq.models.encoder_decoder import EncoderDecoder, encoder_decoder
-from seq2seq.models.recurrent import CELLS
+from seq2seq.models.recurrent import KERNEL_GATES
 
 PAD, BOS, VOCABULARY = 0, 1, 13
 SOURCE_LENGTHS = torch.tensor([4, 1, 7, 2])
@@ -36,6 +37,14 @@ every_way = pytest.mark.parametrize(
     "options",
     WAYS,
     ids=lambda options: "-".join(str(value) for value in options.values()),
+)
+
+
+# A cell that is written out differs from others within its layer alone.
+every_way_and_cell = pytest.mark.parametrize(
+    ("cell", "options"),
+    [*product(KERNEL_GATES, WAYS), *product(STEP_CELLS, WAYS[2:3])],
+    ids=lambda one: one if isinstance(one, str) else "-".join(map(str, one.values())),
 )
 
 
@@ -82,8 +91,7 @@ def assert_all_close(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> 
         )
 
 
-@every_way
-@pytest.mark.parametrize("cell", CELLS)
+@every_way_and_cell
 def test_padding_changes_neither_loss_nor_any_gradient(cell: str, options: dict[str, Any]) -> None:
     model = build(cell=cell, **options)
     source, target = make_pairs()
@@ -130,8 +138,7 @@ def test_every_parameter_has_a_gradient(options: dict[str, Any]) -> None:
         assert gradient.any(), name
 
 
-@every_way
-@pytest.mark.parametrize("cell", CELLS)
+@every_way_and_cell
 def test_decoding_steps_give_the_distributions_of_teacher_forcing(
     cell: str, options: dict[str, Any]
 ) -> None:
@@ -167,8 +174,7 @@ def test_log_probabilities_are_float32_in_half_precision() -> None:
     torch.testing.assert_close(log_probabilities.exp().sum(1), torch.ones(4))
 
 
-@every_way
-@pytest.mark.parametrize("cell", CELLS)
+@every_way_and_cell
 def test_bfloat16_autocast_trains_and_decodes(cell: str, options: dict[str, Any]) -> None:
     model = build(cell=cell, **options).float()
     source, target = make_pairs()
