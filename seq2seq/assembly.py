@@ -5,6 +5,7 @@ looks at the same network that training begins with.
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -290,6 +291,30 @@ def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "Tr
             model=model, source_tokenizer=source, target_tokenizer=target, **decoding
         ),
     )
+
+
+def report_cut_outputs(config: DictConfig, datamodule: "TranslationDataModule") -> None:
+    """Warn of validation targets that `decoding` cuts short: no model could write them.
+
+    The test split isn't looked at, so that nothing is fitted to it.
+    """
+    from seq2seq.decoding.step import length_limits
+
+    split = datamodule.split("validation")
+    sources, words = split.source_lengths, split.target_lengths - 1
+    ratio, constant = config.decoding.max_length_ratio, config.decoding.max_length_constant
+    cut = words > length_limits(sources, ratio=ratio, constant=constant)
+    if cut.any():
+        enough = math.ceil(10 * ((words - constant) / sources).max().item()) / 10
+        logger.warning(
+            "%.2f%% of the targets of the validation split are longer than "
+            "decoding.max_length_ratio=%g and max_length_constant=%d let an output be; "
+            "decoding.max_length_ratio=%g suffices for them",
+            100 * cut.double().mean().item(),
+            ratio,
+            constant,
+            enough,
+        )
 
 
 def _chosen_arguments(config: DictConfig) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from seq2seq.assembly import (
     check_training,
     initialize_weights,
     read_vectors,
+    report_cut_outputs,
     report_weights,
     use_threads,
 )
@@ -88,6 +89,7 @@ def _train(config: DictConfig, folder: Path) -> Figures:
     datamodule = build_datamodule(config)
     module = build_module(config, datamodule)
     vectors = read_vectors(config, module)
+    report_cut_outputs(config, datamodule)
     ckpt_path, done = None, 0
     if config.ckpt_path is not None:
         ckpt_path = Path(config.ckpt_path)

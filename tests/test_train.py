@@ -143,6 +143,23 @@ def write_multi30k(folder: Path) -> list[str]:
     return [f"data.root={folder}", "tokenizer.source.size=60"]
 
 
+def write_g2p(folder: Path) -> list[str]:
+    """Files of the layout of SIGMORPHON's task, with words of our own."""
+    folder.mkdir()
+    for split in ("train", "dev", "test"):
+        (folder / f"fre_{split}.tsv").write_text("ami\ta m i\nmai\tm ɛ\n" * 20)
+    return [f"data.root={folder}"]
+
+
+def write_scan(folder: Path) -> list[str]:
+    """Files of SCAN's layout."""
+    folder.mkdir()
+    for split in ("train", "test"):
+        lines = [f"IN: {'run ' * n}and run OUT: {'I_RUN ' * n}I_RUN\n" for n in range(1, 41)]
+        (folder / f"simple_{split}.txt").write_text("".join(lines))
+    return [f"data.root={folder}", "data.validation_size=4"]
+
+
 def test_own_text_trains_and_translates_back_to_text(compose: Compose, tmp_path: Path) -> None:
     write_multi30k(tmp_path / "corpus")
     config = compose(
@@ -155,6 +172,27 @@ def test_own_text_trains_and_translates_back_to_text(compose: Compose, tmp_path:
     assert train(config)["test/loss"] > 0
 
 
+LAYOUTS = {"multi30k": write_multi30k, "g2p": write_g2p, "scan": write_scan}
+
+
+def test_targets_that_decoding_cuts_short_are_told_of(
+    compose: Compose, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    (tmp_path / "pairs.tsv").write_text("a b c\tx y\na b c\tx y\na\tx y z x y z x y z\n" * 20)
+    options = ["data=parallel", f"data.root={tmp_path}", "data.train=pairs.tsv"]
+    for split in ("validation", "test"):
+        options.append(f"data.{split}=pairs.tsv")
+    options += ["tokenizer=whitespace", "decoding.max_length_constant=0", "debug=fast_dev_run"]
+    said = "33.33% of the targets of the validation split are longer than "
+    train(compose(*options, folder="cut", tiny_task=False))
+    assert said in caplog.text
+    # Nine words; a source has one word and its end.
+    assert "decoding.max_length_ratio=4.5 suffices" in caplog.text
+    caplog.clear()
+    train(compose(*options, "decoding.max_length_ratio=4.5", folder="whole", tiny_task=False))
+    assert "suffices" not in caplog.text
+
+
 # The sweeps among them are run by test_experiments.py.
 SINGLE_RUNS = [name for name in group("experiment") if not name.startswith("interview_")]
 
@@ -163,8 +201,8 @@ SINGLE_RUNS = [name for name in group("experiment") if not name.startswith("inte
 def test_every_experiment_of_the_config_runs(compose: Compose, tmp_path: Path, name: str) -> None:
     config = compose(f"experiment={name}", tiny_task=False)
     data = config.data._target_.rpartition(".")[2]
-    if data == "multi30k":
-        tiny = write_multi30k(tmp_path / "corpus")
+    if data in LAYOUTS:
+        tiny = LAYOUTS[data](tmp_path / "corpus")
     elif data == "synthetic_task":
         tiny = data_of(config.data.task)[1:]
     else:
