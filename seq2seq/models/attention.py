@@ -209,8 +209,9 @@ class Attention(nn.Module):
             if self.heads == 1:  # [batch, target, source, size]
                 scores = self.energy(inner).squeeze(3)
             else:
-                by_head = inner.reshape(*inner.shape[:3], self.heads, -1)
-                scores = torch.einsum("btshd,hd->bhts", by_head, self.energy.weight)
+                # [size, heads]: each head reads its own share.
+                energy: Tensor = torch.block_diag(*self.energy.weight.unsqueeze(2))  # type: ignore[no-untyped-call]
+                scores = (inner @ energy).permute(0, 3, 1, 2)
         readable = mask.unsqueeze(1) if near is None else near > 0
         if self.heads > 1:
             readable = readable.unsqueeze(1)
