@@ -79,6 +79,7 @@ def check_sizes(config: DictConfig) -> None:
     """
     import torch
 
+    from seq2seq.data.extended_vocabulary import check_copying
     from seq2seq.data.tokenizer import PAD_ID
     from seq2seq.decoding.settings import check_decoding
     from seq2seq.initializers.calibration import calibration_from_config
@@ -90,6 +91,8 @@ def check_sizes(config: DictConfig) -> None:
         key: value for key, value in plain(config.decoding).items() if key not in ("seed", "prefix")
     }
     check_decoding(**decoding, attends=config.model.attention != "none")
+    if config.model.copy_mechanism:
+        check_copying(**plain(config.tokenizer))
     if config.decoding.dictionary is not None:
         read_dictionary(config.decoding.dictionary)
     if config.model.share_embeddings and not config.tokenizer.shared:
@@ -209,6 +212,7 @@ def build_datamodule(config: DictConfig) -> "TranslationDataModule":
         "evaluation_batch_size": config.batch.evaluation_size,
         "seed": config.batch.seed,
         "curriculum": _curriculum(config),
+        "copies": config.model.copy_mechanism,
     }
     # Nowhere else: files that change between two runs must be read again.
     sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN

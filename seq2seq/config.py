@@ -52,6 +52,7 @@ class ModelConfig:
     input_feeding: bool = False
     bridge: str = "linear"
     layer_connection: str = "none"
+    copy_mechanism: bool = False
     embedding_dropout: float = 0.0
     layer_dropout: float = 0.0
     output_dropout: float = 0.0
@@ -182,6 +183,7 @@ class InitializerConfig:
     highway_bias: RuleConfig = field(default_factory=RuleConfig)
     norm_gain: RuleConfig = field(default_factory=RuleConfig)
     norm_bias: RuleConfig = field(default_factory=RuleConfig)
+    copy_gate: RuleConfig = field(default_factory=RuleConfig)
     linear_bias: RuleConfig = field(default_factory=RuleConfig)
     calibration: CalibrationConfig | None = field(default_factory=CalibrationConfig)
 

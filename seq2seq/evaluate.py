@@ -51,7 +51,12 @@ def evaluate(config: DictConfig) -> Figures:
     trained = load_together(paths)
     trained.model.to(device)
     translator = Translator(**trained._asdict(), **plain(config.decoding))
-    split = EncodedSplit.encode(pairs, trained.source_tokenizer, trained.target_tokenizer)
+    split = EncodedSplit.encode(
+        pairs,
+        trained.source_tokenizer,
+        trained.target_tokenizer,
+        copies=trained.model.copies,
+    )
     scores = SplitScores(bleu_tokenizer=config.bleu_tokenizer, device=device)
     for batch in EvaluationLoader(split, config.batch_size):
         scores.add(batch.to(device), pairs, translator)

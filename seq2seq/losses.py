@@ -4,11 +4,32 @@ The caller gathers the real positions before the output projection (nothing padd
 divides once, by the tokens of the whole optimizer step. Averages over a corpus are in metrics.py.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+class Distribution(Protocol):
+    """Log-probabilities of the real target positions that aren't laid out as one tensor."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens that smoothing is spread over, the first ones."""
+        ...
+
+    def log_probability(self, labels: Tensor) -> Tensor:
+        """Of one token a position, int64 [tokens] to [tokens]."""
+        ...
+
+    def sum_over_vocabulary(self) -> Tensor:
+        """Of the first `vocabulary_size` tokens together, [tokens]."""
+        ...
+
+    def log_probabilities(self) -> Tensor:
+        """Of all tokens, [tokens, vocabulary or more]."""
+        ...
 
 
 class TokenLoss(NamedTuple):
@@ -26,14 +47,17 @@ class TokenLoss(NamedTuple):
     tokens: int
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> TokenLoss:
+def cross_entropy(
+    logits: Tensor | Distribution, labels: Tensor, *, label_smoothing: float = 0.0
+) -> TokenLoss:
     """Label-smoothed cross-entropy (Szegedy et al. 2016, section 7), uniform over the vocabulary.
 
     sum_n [ -(1 - e) log p(y_n) - e / V * sum_v log p(v) ], the definition of
     `torch.nn.functional.cross_entropy`. Half precision is widened to float32, inside autocast too.
+    With a copy mechanism v goes over the target vocabulary, without the words of the source.
 
     Args:
-        logits: scores of the real target positions.
+        logits: scores of the real target positions, or the distributions themselves.
         labels: the token that stands at each of them.
         label_smoothing: e, the probability spread over the vocabulary; 0 is the plain likelihood.
 
@@ -48,6 +72,14 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
             f"label_smoothing={label_smoothing} is a probability taken from the label: use a value "
             "of at least 0 and below 1."
         )
+    if not isinstance(logits, Tensor):
+        likelihood = -logits.log_probability(labels).sum()
+        loss = likelihood
+        if label_smoothing:
+            spread = label_smoothing / logits.vocabulary_size
+            loss = (1.0 - label_smoothing) * likelihood
+            loss = loss - spread * logits.sum_over_vocabulary().sum()
+        return TokenLoss(loss, likelihood.detach(), labels.size(0))
     if logits.dim() != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(
             f"cross_entropy needs logits [tokens, vocabulary] and labels [tokens], not "
@@ -63,10 +95,12 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
     return TokenLoss(loss, likelihood.detach(), labels.size(0))
 
 
-def correct_tokens(logits: Tensor, labels: Tensor) -> Tensor:
+def correct_tokens(logits: Tensor | Distribution, labels: Tensor) -> Tensor:
     """Number of positions whose most probable token is the label.
 
     Shape:
         logits [tokens, vocabulary], labels [tokens]; returns [].
     """
+    if not isinstance(logits, Tensor):
+        logits = logits.log_probabilities()
     return (logits.argmax(dim=-1) == labels).sum()

@@ -5,6 +5,7 @@ The coins are drawn, and the tokens fed, by the network; when, is the training m
 
 import math
 
+from seq2seq.data.tokenizer import UNK_ID
 from seq2seq.models.encoder_decoder import FED_TOKENS, Feeding
 
 SCHEDULES = ("linear", "exponential", "inverse_sigmoid")
@@ -74,7 +75,7 @@ class ScheduledSampling:
 
     def feeding(self, step: int) -> Feeding:
         """What is fed after ``step`` optimizer steps."""
-        return Feeding(max(self.floor, self._epsilon(step)), self.fed)
+        return Feeding(max(self.floor, self._epsilon(step)), self.fed, UNK_ID)
 
     def _epsilon(self, step: int) -> float:
         if self.schedule == "linear":

@@ -14,6 +14,7 @@ from seq2seq.data.batch import Batch
 from seq2seq.data.corpus import Pair
 from seq2seq.losses import TokenLoss, correct_tokens, cross_entropy
 from seq2seq.metrics import TeacherForcedScores, TranslationScores
+from seq2seq.models.copy_mechanism import CopyMixture
 from seq2seq.models.encoder_decoder import EncoderDecoder, Feeding
 from seq2seq.models.ensemble import Ensemble
 from seq2seq.translator import Translator
@@ -33,16 +34,22 @@ def batch_loss(
     *,
     label_smoothing: float = 0.0,
     feeding: Feeding | None = None,
-) -> tuple[TokenLoss, Tensor]:
+) -> tuple[TokenLoss, Tensor | CopyMixture]:
     """Teacher-forced loss of a batch and the logits ``[target_tokens, vocabulary]`` behind it.
 
     With ``feeding``, which an ensemble doesn't take, some of the history is the model's own.
     """
     more = () if feeding is None else (feeding,)
-    features = model(batch.source, batch.source_lengths, batch.decoder_input, *more)
+    arguments = (batch.source, batch.source_lengths, batch.decoder_input, *more)
+    features = model(*arguments, extended_source=batch.extended_source)
     # Padding never reaches the output layer, the most expensive part of the network.
     real = features.flatten(0, 1).index_select(0, batch.target_positions)
-    logits = model.logits(real)
+    logits: Tensor | CopyMixture
+    if batch.extended_source is None:
+        logits = model.logits(real)
+    else:
+        rows = batch.target_positions // batch.decoder_input.size(1)
+        logits = model.mixture(real, batch.extended_source.index_select(0, rows))
     return cross_entropy(logits, batch.labels, label_smoothing=label_smoothing), logits
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from seq2seq.data.batch import Batch, EncodedSplit
 from seq2seq.data.corpus import Pair
@@ -192,8 +193,8 @@ class Translator:
             alignments: whether to keep the attention weights.
         """
         # Both kinds of model take the state that they gave.
-        step: Step[Any] = self.model.step
-        state: Any = self.model.start(batch.source, batch.source_lengths)
+        step: Step[Any] = self._step if self.model.copies else self.model.step
+        state: Any = self.model.start(batch.source, batch.source_lengths, batch.extended_source)
         max_lengths = length_limits(
             batch.source_lengths, ratio=self.max_length_ratio, constant=self.max_length_constant
         )
@@ -243,6 +244,11 @@ class Translator:
             **options,
         )
 
+    def _step(self, tokens: Tensor, state: Any) -> Any:
+        """The model's own; what it copied from beyond the vocabulary, it reads as `<unk>`."""
+        beyond = tokens >= self.target_tokenizer.vocabulary_size
+        return self.model.step(tokens.masked_fill(beyond, UNK_ID), state)
+
     def texts(
         self,
         batch: Batch,
@@ -279,17 +285,18 @@ class Translator:
             assert hypothesis.alignment is not None
             pieces = self.source_tokenizer.pieces(source)
             unknown = replacements(hypothesis.tokens, hypothesis.alignment, pieces, self.dictionary)
+        copied = self.target_tokenizer.written(source) if self.model.copies else ()
         alignment = None
         if aligned and hypothesis.alignment is not None:
             written = [*hypothesis.tokens, *[EOS_ID] * hypothesis.finished]
             alignment = Alignment(
                 source=_names(self.source_tokenizer, source_ids),
-                target=_names(self.target_tokenizer, written),
+                target=_names(self.target_tokenizer, written, copied),
                 # The rest are columns of padding.
                 weights=hypothesis.alignment[:, : len(source_ids)].double().numpy(),
             )
         return Translation(
-            text=self.target_tokenizer.decode(hypothesis.tokens, unknown),
+            text=self.target_tokenizer.decode(hypothesis.tokens, unknown, copied),
             score=hypothesis.score,
             finished=hypothesis.finished,
             log_probability=hypothesis.log_probability,
@@ -328,7 +335,9 @@ class Translator:
             begun = [self.encode_prefix(prefixes[index]) for index in real]
         if real:
             pairs = [Pair(source=sources[index], target="", line=index + 1) for index in real]
-            split = EncodedSplit.encode(pairs, self.source_tokenizer, self.target_tokenizer)
+            split = EncodedSplit.encode(
+                pairs, self.source_tokenizer, self.target_tokenizer, copies=self.model.copies
+            )
             for batch in EvaluationLoader(split, batch_size):
                 places = batch.index.tolist()
                 translated = self.texts(
@@ -344,7 +353,7 @@ class Translator:
         yield from results
 
 
-def _names(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
-    names = tokenizer.tokens(ids)
+def _names(tokenizer: Tokenizer, ids: Sequence[int], copied: Sequence[str] = ()) -> list[str]:
+    names = tokenizer.tokens(ids, copied)
     # Words come with the space before them; in smaller pieces it shows where a word begins.
     return [name.lstrip("▁") or name for name in names] if tokenizer.kind == "word" else names

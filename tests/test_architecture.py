@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "seq2seq"
 LAYERS = {
     # 1: plain Python
     "data.corpus": 1,
+    "data.extended_vocabulary": 1,
     "figures": 1,
     "records": 1,
     "status": 1,

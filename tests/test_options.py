@@ -72,6 +72,7 @@ def model_options() -> Iterator[dict[str, Any]]:
     rest = cycle(product(BRIDGES, [False, True], [False, True]))
     initializers = cycle(group("initializer"))
     connections = cycle(LAYER_CONNECTIONS)
+    copying = cycle([True, False, False, True, False, False, False])
     embeddings = cycle([(False, None), (False, 3), (True, None), (True, 3), (False, None)])
     combined = list(product(CELLS, [False, True], [(1, 1), (2, 1), (2, 2), (1, 2)], ways))
     # Evenly spread, and out of step with the product, so that every two values meet.
@@ -113,6 +114,7 @@ def model_options() -> Iterator[dict[str, Any]]:
             "attention_window": 2 if local != "none" and reverse else None,
             "bridge": bridge,
             "layer_connection": connection,
+            "copy_mechanism": way["attention"] != "none" and next(copying),
             "tie_embeddings": tie,
             "share_embeddings": share,
             "embedding_rank": rank,
@@ -151,7 +153,9 @@ def corpus() -> Any:
     )
 
 
-def make_data(unit: str = "sentences", size: int = 8, **tokenizer: Any) -> TranslationDataModule:
+def make_data(
+    unit: str = "sentences", size: int = 8, copies: bool = False, **tokenizer: Any
+) -> TranslationDataModule:
     kind = {"kind": "whitespace"}
     data = corpus()
     settings = {"source": kind, "target": kind} | tokenizer
@@ -162,6 +166,7 @@ def make_data(unit: str = "sentences", size: int = 8, **tokenizer: Any) -> Trans
         target_tokenizer=target,
         batch_size=size,
         batch_unit=unit,
+        copies=copies,
     )
 
 
@@ -242,6 +247,7 @@ def translations(model: EncoderDecoder, data: TranslationDataModule, **options: 
 def test_every_model_trains_and_decodes(
     data: TranslationDataModule, presets: dict[str, dict[str, Any]], options: dict[str, Any]
 ) -> None:
+    data = make_data(copies=True) if options["copy_mechanism"] else data
     options = dict(options)
     rules = rules_from_config(presets[options.pop("initializer")], longest=LONGEST)
     model = build(data, **options)
@@ -256,7 +262,7 @@ def test_every_two_values_of_model_options_meet() -> None:
         *("cell", "bidirectional", "encoder_layers", "decoder_layers", "attention"),
         *("input_feeding", "query_state", "bridge", "tie_embeddings", "reverse_source"),
         *("layer_connection", "share_embeddings", "embedding_rank"),
-        *("coverage", "local_attention"),
+        *("coverage", "local_attention", "copy_mechanism"),
     ]
     met = Counter(
         pair
@@ -280,6 +286,7 @@ def test_every_two_values_of_model_options_meet() -> None:
         (("attention", "none"), ("bridge", "zero")),
         *((("attention", kind), ("coverage", True)) for kind in without_coverage),
         *((("attention", "none"), ("local_attention", kind)) for kind in LOCAL_ATTENTIONS[1:]),
+        (("attention", "none"), ("copy_mechanism", True)),
         (("input_feeding", False), ("query_state", "previous")),
     }
     for first, second in combinations(varied, 2):

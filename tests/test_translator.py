@@ -16,11 +16,14 @@ WORDS = "anna bob carl dora emil fritz gerd hans".split()
 SOURCES = ["anna bob", "carl Zoe dora emil", "fritz", "hans gerd anna anna bob", "Zoe", "dora carl"]
 
 
-def translator(*, attention: str = "general", unknown: float = 0.0, **options: Any) -> Translator:
+def translator(
+    *, attention: str = "general", unknown: float = 0.0, copied: float | None = None, **options: Any
+) -> Translator:
     """A network in double precision, so that batches don't differ by rounding.
 
     Args:
         unknown: added to the score of `<unk>`.
+        copied: how much is copied, a logit; None for a network that copies nothing.
     """
     pairs = [Pair(" ".join(WORDS), " ".join(WORDS).upper(), 1)]
     source, target = train_tokenizers(pairs, source={"kind": "word"}, target={"kind": "word"})
@@ -32,12 +35,15 @@ def translator(*, attention: str = "general", unknown: float = 0.0, **options: A
         embedding_size=6,
         hidden_size=6,
         attention=attention,
+        copy_mechanism=copied is not None,
     ).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4)
         model.decoder.output.bias[UNK_ID] += unknown
         model.decoder.output.bias[EOS_ID] -= 2
+        if model.decoder.copy_mechanism is not None and copied is not None:
+            model.decoder.copy_mechanism.gate.bias[:] = -copied
     return Translator(
         model=model.eval(), source_tokenizer=source, target_tokenizer=target, **options
     )
@@ -51,8 +57,13 @@ def translator(*, attention: str = "general", unknown: float = 0.0, **options: A
         {"strategy": "sampling", "n_best": 2, "top_k": 4, "top_p": 0.9},
         {"min_length_ratio": 1.0, "min_length_constant": 2, "prefix": "DORA"},
         {"replace_unknown": True},
+        {"copied": 2.0, "strategy": "beam_search", "n_best": 3, "block_ngram": 2},
+        {"copied": 2.0, "strategy": "sampling", "n_best": 2},
     ],
-    ids=["greedy", "beam_search", "sampling", "lengths", "unknown"],
+    ids=[
+        *("greedy", "beam_search", "sampling", "lengths", "unknown"),
+        *("copying_beam_search", "copying_sampling"),
+    ],
 )
 def test_batches_change_no_result_and_no_order(options: dict[str, Any]) -> None:
     def found(batch_size: int) -> list[list[tuple[str, float, bool]]]:
@@ -138,6 +149,39 @@ def test_unknown_words_come_from_where_the_attention_lies(tmp_path: Path) -> Non
         assert words.text.split() == expected[: len(plain.text.split())]
         assert entries.text == words.text.replace("Zoe", "ZOÉ")
         assert words.score == plain.score
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "beam_search", "sampling"])
+def test_copied_words_are_the_words_of_the_source(strategy: str) -> None:
+    copying = translator(copied=40.0, strategy=strategy)
+    for source, (best,) in zip(
+        SOURCES, copying.translate(SOURCES, alignments=True, batch_size=3), strict=True
+    ):
+        # Nothing of it is in the target vocabulary, which is upper case.
+        assert best.text and set(best.text.split()) <= set(source.split())
+        assert best.alignment is not None
+        assert best.alignment.target == best.text.split()
+        assert not best.finished  # the end symbol isn't copied
+
+
+def test_a_copied_word_may_be_blocked_and_is_read_as_an_unknown_one() -> None:
+    (best,) = next(translator(copied=40.0, block_ngram=1).translate(["anna bob carl Zoe"]))
+    written = best.text.split()[:4]
+    assert sorted(written) == ["Zoe", "anna", "bob", "carl"]
+    both = translator(copied=40.0), translator(copied=40.0)
+    with torch.no_grad():  # what an unknown word is embedded as decides what comes next
+        both[0].model.decoder.embedding.weight[UNK_ID + 1 :] = 0.0
+    one, other = (next(each.translate(["anna bob carl Zoe"])) for each in both)
+    assert one[0].log_probability == other[0].log_probability
+
+
+def test_what_is_neither_known_nor_copied_can_still_be_replaced() -> None:
+    options = {"copied": -40.0, "unknown": 30.0, "max_length_constant": 0}
+    shown = list(translator(**options).translate(SOURCES))
+    assert all(set(best.text.split()) == {"<unk>"} for (best,) in shown)
+    replaced = translator(**options, replace_unknown=True).translate(SOURCES)
+    for source, (best,) in zip(SOURCES, replaced, strict=True):
+        assert best.text and set(best.text.split()) <= set(source.split())
 
 
 def test_alignments_are_rows_of_shares_without_padding() -> None:

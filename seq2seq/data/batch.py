@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from seq2seq.data.corpus import CorpusError, Pair
+from seq2seq.data.extended_vocabulary import extended_ids
 from seq2seq.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,10 @@ class Batch:
         index: Position of each pair in its `EncodedSplit`. Shape: [batch].
         target_tokens: The sum of `target_lengths`; a Python number, so that no device has to be
             waited for.
+        extended_source: Ids of the source's tokens in the extended vocabulary, see
+            `extended_vocabulary.py`, `PAD_ID` where nothing may be copied; None for models that
+            don't copy. Shape: [batch, source_time].
+        extended_target: The same of `y1 .. yn <eos>`. Shape: [batch, target_time].
     """
 
     source: Tensor
@@ -44,6 +49,8 @@ class Batch:
     target_positions: Tensor
     index: Tensor
     target_tokens: int
+    extended_source: Tensor | None = None
+    extended_target: Tensor | None = None
 
     @property
     def decoder_input(self) -> Tensor:
@@ -53,7 +60,8 @@ class Batch:
     @property
     def labels(self) -> Tensor:
         """What it predicts at `target_positions`: [target_tokens]."""
-        return self.target[:, 1:].flatten()[self.target_positions]
+        target = self.target[:, 1:] if self.extended_target is None else self.extended_target
+        return target.flatten()[self.target_positions]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch with every tensor on `device`."""
@@ -69,6 +77,8 @@ class Batch:
             target_positions=move(self.target_positions),
             index=move(self.index),
             target_tokens=self.target_tokens,
+            extended_source=None if self.extended_source is None else move(self.extended_source),
+            extended_target=None if self.extended_target is None else move(self.extended_target),
         )
 
 
@@ -102,12 +112,22 @@ class EncodedSplit:
         pairs: The pairs, in the order of `Batch.index`.
         source: Their sources, each `x1 .. xn <eos>`.
         target: Their targets, each `<bos> y1 .. yn <eos>`.
+        extended: Sources `x1 .. xn <pad>` and targets `y1 .. yn <eos>` in the extended vocabulary,
+            for models that copy.
     """
 
-    def __init__(self, *, pairs: Sequence[Pair], source: TokenRows, target: TokenRows) -> None:
+    def __init__(
+        self,
+        *,
+        pairs: Sequence[Pair],
+        source: TokenRows,
+        target: TokenRows,
+        extended: tuple[TokenRows, TokenRows] | None = None,
+    ) -> None:
         self.pairs = pairs
         self._source = source
         self._target = target
+        self._extended = extended
 
     @classmethod
     def encode(
@@ -118,6 +138,7 @@ class EncodedSplit:
         *,
         max_length: int | None = None,
         origin: str = "corpus",
+        copies: bool = False,
     ) -> Self:
         """Encode all pairs at once.
 
@@ -128,9 +149,11 @@ class EncodedSplit:
             max_length: Most tokens on either side, `<eos>` not counted; longer pairs are dropped
                 with one warning. For training only: a score must cover every pair of its split.
             origin: Where the pairs come from, for messages.
+            copies: Whether batches are for a model that copies words of the source.
 
         Raises:
             CorpusError: If no pair is short enough.
+            ValueError: If there is no copying between these tokenizers.
         """
         sources = source_tokenizer.encode_batch([pair.source for pair in pairs])
         targets = target_tokenizer.encode_batch([pair.target for pair in pairs])
@@ -142,10 +165,19 @@ class EncodedSplit:
                 _report_dropped(pairs, kept, max_length=max_length, origin=origin)
                 pairs = [pairs[i] for i in kept]
                 sources, targets = [sources[i] for i in kept], [targets[i] for i in kept]
+        extended = None
+        if copies:
+            # Never copied, the end symbol is named like padding.
+            ids, labels = extended_ids(pairs, sources, targets, target_tokenizer)
+            extended = (
+                TokenRows([[*row, PAD_ID] for row in ids]),
+                TokenRows([[*row, EOS_ID] for row in labels]),
+            )
         return cls(
             pairs=pairs,
             source=TokenRows([[*row, EOS_ID] for row in sources]),
             target=TokenRows([[BOS_ID, *row, EOS_ID] for row in targets]),
+            extended=extended,
         )
 
     def __len__(self) -> int:
@@ -162,8 +194,9 @@ class EncodedSplit:
         return self._target.lengths - 1
 
     def unknown_rates(self) -> tuple[float, float]:
-        """Share of `<unk>` among the tokens of the text: source, target."""
-        return _unknown_rate(self._source.tokens), _unknown_rate(self._target.tokens)
+        """Share of `<unk>` among the tokens of the text, copies aside: source, target."""
+        target = self._target if self._extended is None else self._extended[1]
+        return _unknown_rate(self._source.tokens), _unknown_rate(target.tokens)
 
     def batch(self, index: Tensor) -> Batch:
         """The pairs at these positions, padded.
@@ -176,6 +209,9 @@ class EncodedSplit:
         target_lengths = lengths - 1
         predicted = torch.arange(target.shape[1] - 1) < target_lengths[:, None]
         target_positions = predicted.flatten().nonzero().squeeze(1)
+        extended: list[Tensor | None] = [None, None]
+        if self._extended is not None:
+            extended = [rows.padded(index)[0] for rows in self._extended]
         return Batch(
             source=source,
             source_lengths=source_lengths,
@@ -184,6 +220,8 @@ class EncodedSplit:
             target_positions=target_positions,
             index=index,
             target_tokens=len(target_positions),
+            extended_source=extended[0],
+            extended_target=extended[1],
         )
 
 

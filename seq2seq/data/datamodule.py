@@ -45,6 +45,7 @@ class TranslationDataModule(LightningDataModule):
         evaluation_batch_size: Sentences in a validation or test batch.
         seed: Seed of the order of training pairs.
         curriculum: Holds back long training pairs at first; None for none.
+        copies: Whether batches are for a model that copies words of the source.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class TranslationDataModule(LightningDataModule):
         evaluation_batch_size: int = 256,
         seed: int = 0,
         curriculum: Curriculum | None = None,
+        copies: bool = False,
     ) -> None:
         super().__init__()
         self.corpus = corpus
@@ -68,7 +70,8 @@ class TranslationDataModule(LightningDataModule):
         self.evaluation_batch_size = evaluation_batch_size
         self.seed = seed
         self.curriculum = curriculum
-        self._splits: dict[str, EncodedSplit] = {}
+        self.copies = copies
+        self._splits: dict[tuple[str, bool], EncodedSplit] = {}
         self._unknown_reported = False
 
     def in_other_batches(
@@ -79,6 +82,7 @@ class TranslationDataModule(LightningDataModule):
         evaluation_batch_size: int,
         seed: int,
         curriculum: Curriculum | None = None,
+        copies: bool = False,
     ) -> "TranslationDataModule":
         """The same corpus for another run: what is encoded here needn't be encoded there."""
         other = TranslationDataModule(
@@ -90,6 +94,7 @@ class TranslationDataModule(LightningDataModule):
             evaluation_batch_size=evaluation_batch_size,
             seed=seed,
             curriculum=curriculum,
+            copies=copies,
         )
         other._splits = self._splits
         return other
@@ -107,19 +112,20 @@ class TranslationDataModule(LightningDataModule):
         """
         if name not in SPLITS:
             raise CorpusError(f"split {name!r} is unknown; choose one of {', '.join(SPLITS)}")
-        if name not in self._splits:
+        if (name, self.copies) not in self._splits:
             pairs: Sequence[Pair] = getattr(self.corpus, name)
             origin = self._origin(name)
             if not pairs:
                 raise CorpusError(f"{origin}: the {name} split has no pairs; give it at least one")
-            self._splits[name] = EncodedSplit.encode(
+            self._splits[name, self.copies] = EncodedSplit.encode(
                 pairs,
                 self.source_tokenizer,
                 self.target_tokenizer,
                 max_length=self.corpus.max_length if name == "train" else None,
                 origin=origin,
+                copies=self.copies,
             )
-        return self._splits[name]
+        return self._splits[name, self.copies]
 
     def pairs(self, name: str) -> Sequence[Pair]:
         """The text of a split: `Batch.index` counts in it."""

@@ -78,24 +78,53 @@ class Tokenizer:
         encoding = self._library.encode(text, add_special_tokens=False)
         return [text[start:end] for start, end in encoding.offsets]
 
-    def decode(self, ids: Sequence[int], unknown: Iterable[str] | None = None) -> str:
+    def written(self, text: str) -> list[str]:
+        """What each token of `encode(text)` adds to a text that is decoded, unknown ones too.
+
+        It is cased as in the text, also where the tokenizer lowers.
+        """
+        pieces = self.pieces(text)
+        if self.kind != "word":
+            return pieces
+        # The first word is the same token as elsewhere: with a space in front.
+        return [
+            " " * (index == 0 or piece[:1].isspace()) + piece.strip()
+            for index, piece in enumerate(pieces)
+        ]
+
+    def normalized(self, written: str) -> str:
+        """What `written` gave, as the vocabulary would hold it: lower case where it lowers."""
+        space = " " if written.startswith(" ") else ""
+        return space + str(self._library.normalizer.normalize_str(written)).strip()
+
+    def decode(
+        self,
+        ids: Sequence[int],
+        unknown: Iterable[str] | None = None,
+        copied: Sequence[str] = (),
+    ) -> str:
         """Plain text: control tokens are dropped, except an unknown token.
 
         Args:
             ids: The tokens.
             unknown: The text of each unknown token, in order; None shows all as `<unk>`.
+            copied: What the ids from `vocabulary_size` on write, in order; see `written`.
         """
         words = repeat("<unk>") if unknown is None else iter(unknown)
         pieces = [
-            self._before_unknown + next(words) if i == UNK_ID else self._names[i]
+            self._before_unknown + next(words) if i == UNK_ID else self._name(i, copied)
             for i in ids
             if i not in (PAD_ID, BOS_ID, EOS_ID)
         ]
         return re.sub(" +", " ", self._separator.join(pieces)).strip(" ")
 
-    def tokens(self, ids: Sequence[int]) -> list[str]:
+    def tokens(self, ids: Sequence[int], copied: Sequence[str] = ()) -> list[str]:
         """The name of every id, control tokens included, a space shown as `▁`: for pictures."""
-        return [self._names[i].replace(" ", _SPACE_SHOWN_AS) for i in ids]
+        return [self._name(i, copied).replace(" ", _SPACE_SHOWN_AS) for i in ids]
+
+    def _name(self, i: int, copied: Sequence[str]) -> str:
+        beyond = i - self.vocabulary_size
+        return self._names[i] if beyond < 0 else copied[beyond]
 
     def texts(self) -> list[str]:
         """The text of every id, without the space in front; empty for control tokens."""

@@ -42,6 +42,7 @@ PART_ROLES: Mapping[str, Mapping[str, Any]] = {
     # What it makes of the table's rows has their scale.
     "embedding_projection": {"pattern": "*embedding.projection.weight", "scheme": "lecun_normal"},
     "highway": {"pattern": "*highway.weight", "scheme": "xavier_uniform"},
+    "copy_gate": {"pattern": "*copy_mechanism.gate.weight", "scheme": "xavier_uniform"},
     "highway_bias": {"pattern": "*highway.bias", "scheme": "constant", "value": -1.0},
     "norm_gain": {"pattern": "*norm_gain_*", "scheme": "constant", "value": 1.0},
     "norm_bias": {"pattern": "*norm_bias_*", "scheme": "zeros"},

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from seq2seq.models.attention import Attention, Memory
 from seq2seq.models.attention_history import AttentionState
 from seq2seq.models.connection import connections
+from seq2seq.models.copy_mechanism import CopyMechanism
 from seq2seq.models.dropout import SequenceDropout, WordDropout, masked
 from seq2seq.models.embedding import make_embedding, make_output
 from seq2seq.models.recurrent import (
@@ -91,11 +92,28 @@ class DecoderOutput(NamedTuple):
         features: ``[batch, target_time, hidden]``, the input of the output layer.
         state: after the last timestep; None after a fused pass, which ends beyond the padding.
         alignment: ``[batch, target_time, source_time]``, or None without attention.
+        copy_gate: ``[batch, target_time, 1]``, see
+            :class:`~seq2seq.models.copy_mechanism.CopyMechanism`, or None without one.
     """
 
     features: Tensor
     state: DecoderState | None
     alignment: Tensor | None
+    copy_gate: Tensor | None = None
+
+
+class _Step(NamedTuple):
+    """One timestep: what it gives, and what the next one needs.
+
+    There is one state a layer: stacking and cutting them at every step would copy them.
+    """
+
+    features: Tensor
+    alignment: Tensor | None
+    copy_gate: Tensor | None
+    layers: list[RecurrentState]
+    fed: Tensor | None
+    attention: AttentionState | None
 
 
 class Decoder(nn.Module):
@@ -129,6 +147,8 @@ class Decoder(nn.Module):
         layer_connection: see :class:`~seq2seq.models.connection.LayerConnection`; around every
             layer but the first. Attention is asked by what leaves the top layer's connection, with
             ``previous`` by its hidden state.
+        copy_mechanism: see :class:`~seq2seq.models.copy_mechanism.CopyMechanism`, whose input is
+            that of the recurrence; needs attention.
         embedding_dropout: share of embedding units dropped.
         layer_dropout: share of units dropped between layers (not after the last).
         output_dropout: share of features dropped before the output layer.
@@ -160,6 +180,7 @@ class Decoder(nn.Module):
         input_feeding: bool = False,
         query_state: str = "current",
         layer_connection: str = "none",
+        copy_mechanism: bool = False,
         embedding_dropout: float = 0.0,
         layer_dropout: float = 0.0,
         output_dropout: float = 0.0,
@@ -179,6 +200,11 @@ class Decoder(nn.Module):
             raise ValueError(
                 "input_feeding=true feeds the attention vector, but attention=none has none: "
                 "choose an attention, or set input_feeding=false"
+            )
+        if copy_mechanism and attention is None:
+            raise ValueError(
+                "copy_mechanism=true copies from where the attention lies, but attention=none has "
+                "none: choose an attention, or set copy_mechanism=false"
             )
         if query_state == "previous" and not input_feeding:
             raise ValueError(
@@ -224,6 +250,14 @@ class Decoder(nn.Module):
         self.attention = attention
         if attention is not None:
             self.attention_vector = nn.Linear(memory_size + hidden_size, hidden_size, bias=False)
+        self.copy_mechanism: CopyMechanism | None = None
+        if copy_mechanism:
+            self.copy_mechanism = CopyMechanism(
+                context_size=memory_size,
+                hidden_size=hidden_size,
+                input_size=embedding_size + fed_size,
+                pad_id=pad_id,
+            )
         self.output = make_output(hidden_size, self.embedding, tied=tie_embeddings)
 
     def first_state(self, recurrent: RecurrentState, memory: Memory | None) -> DecoderState:
@@ -273,34 +307,38 @@ class Decoder(nn.Module):
         layers, fed, attention = state.recurrent.layers(), state.fed, state.attention
         if not self.input_feeding:
             hidden, _ = self._recurrent(embedded, layers, noise)
-            features, alignment, _ = self._attend(hidden, memory, attention)
+            features, alignment, gate, _ = self._attend(hidden, embedded, memory, attention)
             features = _drop(self.output_dropout, features, noise.output)
-            return DecoderOutput(features, None, alignment)
+            return DecoderOutput(features, None, alignment, gate)
         steps: list[Tensor] = []
         alignments: list[Tensor] = []
+        gates: list[Tensor] = []
         for token in torch.split(embedded, 1, dim=1):
-            features, alignment, layers, fed, attention = self._step(
+            features, alignment, gate, layers, fed, attention = self._step(
                 token, layers, fed, attention, memory, noise
             )
             assert alignment is not None
             steps.append(features)
             alignments.append(alignment)
+            if gate is not None:
+                gates.append(gate)
         return DecoderOutput(
             _drop(self.output_dropout, torch.cat(steps, dim=1), noise.output),
             DecoderState(stack_states(layers), fed, state.noise, attention),
             torch.cat(alignments, dim=1),
+            torch.cat(gates, dim=1) if gates else None,
         )
 
     def step(self, tokens: Tensor, state: DecoderState, memory: Memory | None) -> DecoderOutput:
         """One timestep: features ``[batch, 1, hidden]`` after the tokens ``[batch]``."""
         noise = state.noise or _NO_NOISE
         embedded = self._embed(tokens.unsqueeze(1), noise)
-        features, alignment, layers, fed, attention = self._step(
+        features, alignment, gate, layers, fed, attention = self._step(
             embedded, state.recurrent.layers(), state.fed, state.attention, memory, noise
         )
         after = DecoderState(stack_states(layers), fed, state.noise, attention)
         features = _drop(self.output_dropout, features, noise.output)
-        return DecoderOutput(features, after, alignment)
+        return DecoderOutput(features, after, alignment, gate)
 
     def _embed(self, tokens: Tensor, noise: DecoderNoise) -> Tensor:
         embedded = self.word_dropout(self.embedding(tokens), tokens, noise.words)
@@ -314,22 +352,21 @@ class Decoder(nn.Module):
         attention: AttentionState | None,
         memory: Memory | None,
         noise: DecoderNoise,
-    ) -> tuple[Tensor, Tensor | None, list[RecurrentState], Tensor | None, AttentionState | None]:
-        """Features, alignment, and the states, the fed vector and the attention's state after.
-
-        One state a layer: stacking and cutting them at every step would copy them.
-        """
+    ) -> "_Step":
         if self.input_feeding and self.query_state == "previous":
             assert self.attention is not None and memory is not None
             before = layers[-1].hidden.transpose(0, 1)  # [batch, 1, hidden]
             context, alignment, attention = self.attention(before, memory, attention)
-            hidden, after = self._recurrent(torch.cat([embedded, context], dim=2), layers, noise)
-            return self._attention_vector(context, hidden), alignment, after, None, attention
+            x = torch.cat([embedded, context], dim=2)
+            hidden, after = self._recurrent(x, layers, noise)
+            gate = self._copy_gate(context, hidden, x)
+            features = self._attention_vector(context, hidden)
+            return _Step(features, alignment, gate, after, None, attention)
         x = embedded if fed is None else torch.cat([embedded, fed.unsqueeze(1)], dim=2)
         hidden, after = self._recurrent(x, layers, noise)
-        features, alignment, attention = self._attend(hidden, memory, attention)
+        features, alignment, gate, attention = self._attend(hidden, x, memory, attention)
         fed = features.squeeze(1) if self.input_feeding else None
-        return features, alignment, after, fed, attention
+        return _Step(features, alignment, gate, after, fed, attention)
 
     def _recurrent(
         self, x: Tensor, states: Sequence[RecurrentState], noise: DecoderNoise
@@ -347,13 +384,22 @@ class Decoder(nn.Module):
         return x, after
 
     def _attend(
-        self, hidden: Tensor, memory: Memory | None, state: AttentionState | None
-    ) -> tuple[Tensor, Tensor | None, AttentionState | None]:
+        self, hidden: Tensor, x: Tensor, memory: Memory | None, state: AttentionState | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, AttentionState | None]:
+        """Features, alignment, copy gate and the attention's state after.
+
+        Args:
+            hidden: what the recurrence made of its input ``x``.
+        """
         if self.attention is None:
-            return hidden, None, None
+            return hidden, None, None, None
         assert memory is not None
         context, alignment, state = self.attention(hidden, memory, state)
-        return self._attention_vector(context, hidden), alignment, state
+        gate = self._copy_gate(context, hidden, x)
+        return self._attention_vector(context, hidden), alignment, gate, state
+
+    def _copy_gate(self, context: Tensor, hidden: Tensor, x: Tensor) -> Tensor | None:
+        return None if self.copy_mechanism is None else self.copy_mechanism(context, hidden, x)
 
     def _attention_vector(self, context: Tensor, hidden: Tensor) -> Tensor:
         return torch.tanh(self.attention_vector(torch.cat([context, hidden], dim=2)))

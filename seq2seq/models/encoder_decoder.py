@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from seq2seq.models.attention import Attention, Memory
 from seq2seq.models.bridge import Bridge
+from seq2seq.models.copy_mechanism import CopyMixture
 from seq2seq.models.decoder import Decoder, DecoderOutput, DecoderState
 from seq2seq.models.encoder import Encoder, EncoderLayer
 from seq2seq.models.recurrent import RecurrentLayer
@@ -24,10 +25,12 @@ class Feeding(NamedTuple):
         teacher_forcing: probability of the reference's token, a coin for each.
         fed: of the others, ``sample``, drawn from the model's distribution, or ``argmax``, its
             most probable token.
+        unknown_id: as what a copied word is read that the target vocabulary lacks.
     """
 
     teacher_forcing: float
     fed: str
+    unknown_id: int | None = None
 
 
 class DecodingState(NamedTuple):
@@ -35,15 +38,21 @@ class DecodingState(NamedTuple):
 
     decoder: DecoderState
     memory: Memory | None
+    extended_source: Tensor | None = None
 
     def select(self, rows: Tensor) -> "DecodingState":
         """The hypotheses ``rows`` (int64 ``[rows]``) in that order; repeats are allowed."""
         memory = None if self.memory is None else self.memory.select(rows)
-        return DecodingState(self.decoder.select(rows), memory)
+        extended = self.extended_source
+        extended = None if extended is None else extended.index_select(0, rows)
+        return DecodingState(self.decoder.select(rows), memory, extended)
 
 
 class EncoderDecoder(nn.Module):
     """Sequence in, sequence out, both of unknown length (Sutskever, Vinyals and Le 2014).
+
+    One that copies needs the extended ids of its sources, see
+    :class:`~seq2seq.models.copy_mechanism.CopyMechanism`; its outputs are extended ids as well.
 
     Args:
         encoder, bridge, decoder: ready modules that fit together.
@@ -55,12 +64,18 @@ class EncoderDecoder(nn.Module):
         self.bridge = bridge
         self.decoder = decoder
 
+    @property
+    def copies(self) -> bool:
+        """Whether words of the source may be copied."""
+        return self.decoder.copy_mechanism is not None
+
     def forward(
         self,
         source: Tensor,
         source_lengths: Tensor,
         decoder_input: Tensor,
         feeding: Feeding | None = None,
+        extended_source: Tensor | None = None,
     ) -> Tensor:
         """Features of every target position; :meth:`logits` makes scores of them.
 
@@ -68,14 +83,26 @@ class EncoderDecoder(nn.Module):
 
         Shape:
             source: int64 ``[batch, source_time]``; source_lengths: int64 ``[batch]``;
-            decoder_input: int64 ``[batch, target_time]``, beginning with the begin symbol; returns
-            ``[batch, target_time, hidden]``.
+            decoder_input: int64 ``[batch, target_time]``, beginning with the begin symbol;
+            extended_source: int64 ``[batch, source_time]``, None unless outputs can be copies;
+            returns ``[batch, target_time, hidden]``, with an extended source
+            ``[batch, target_time, hidden + source_time]``.
         """
-        state = self.start(source, source_lengths)
+        state = self.start(source, source_lengths, extended_source)
         if feeding is not None and feeding.teacher_forcing < 1:
             return self._features_on_own_tokens(decoder_input, state, feeding)
         output: DecoderOutput = self.decoder(decoder_input, state.decoder, state.memory)
-        return output.features
+        return self._features(output, extended_source)
+
+    def _features(self, output: DecoderOutput, extended_source: Tensor | None) -> Tensor:
+        """What :meth:`logits` reads: the decoder's features, and beside them the copy scores."""
+        if extended_source is None:
+            return output.features
+        mechanism, gate, alignment = self.decoder.copy_mechanism, output.copy_gate, output.alignment
+        if mechanism is None or gate is None or alignment is None:
+            raise ValueError("extended_source is given, but this network copies nothing")
+        scores = mechanism.scores(gate, alignment, extended_source)
+        return torch.cat([output.features.to(scores.dtype), scores], dim=2)
 
     def _features_on_own_tokens(
         self, reference: Tensor, state: DecodingState, feeding: Feeding
@@ -86,39 +113,72 @@ class EncoderDecoder(nn.Module):
         for time, tokens in enumerate(reference.unbind(dim=1)):
             if time:
                 rows = own[:, time].nonzero().squeeze(1)
-                chosen = self._own_tokens(features[-1].detach().index_select(0, rows), feeding.fed)
+                chosen = self._own_tokens(features[-1].detach(), rows, state, feeding)
                 tokens = tokens.index_copy(0, rows, chosen)
             output = self.decoder.step(tokens, decoder, state.memory)
             assert output.state is not None
             decoder = output.state
-            features.append(output.features)
+            features.append(self._features(output, state.extended_source))
         return torch.cat(features, dim=1)
 
     @torch.no_grad()
-    def _own_tokens(self, features: Tensor, fed: str) -> Tensor:
-        """What the model would say: ``[rows]`` of ``[rows, 1, hidden]``."""
-        logits = self.logits(features.squeeze(1))
-        if fed == "argmax" or not len(logits):
-            return logits.argmax(dim=1)
-        exact = torch.promote_types(logits.dtype, torch.float32)
-        probabilities = torch.softmax(logits, dim=1, dtype=exact)
-        return torch.multinomial(probabilities, 1).squeeze(1)
+    def _own_tokens(
+        self, features: Tensor, rows: Tensor, state: DecodingState, feeding: Feeding
+    ) -> Tensor:
+        """What the model would say: ``[rows]`` of ``[batch, 1, hidden]``."""
+        features = features.index_select(0, rows).squeeze(1)
+        if state.extended_source is None:
+            return _chosen(self.logits(features), feeding.fed)
+        mixture = self.mixture(features, state.extended_source.index_select(0, rows))
+        chosen = _chosen(mixture.log_probabilities(), feeding.fed)
+        if feeding.unknown_id is None:
+            raise ValueError("a network that copies is fed its own tokens with an unknown_id only")
+        return chosen.masked_fill(chosen >= mixture.vocabulary_size, feeding.unknown_id)
 
     def logits(self, features: Tensor) -> Tensor:
         """Scores over the target vocabulary, ``[..., hidden]`` to ``[..., vocabulary]``.
 
         Apart from :meth:`forward`, so that only real target positions pay for the vocabulary.
         """
+        if self.decoder.copy_mechanism is not None:
+            raise ValueError(
+                "this network copies words of the source and needs their extended ids: encode the "
+                "split with copies=True"
+            )
         logits: Tensor = self.decoder.output(features)
         return logits
 
-    def start(self, source: Tensor, source_lengths: Tensor) -> DecodingState:
+    def mixture(self, features: Tensor, extended_source: Tensor) -> CopyMixture:
+        """In place of :meth:`logits` if words of the source may be copied.
+
+        Shape:
+            features: ``[rows, hidden + source_time]``; extended_source: ``[rows, source_time]``.
+        """
+        mechanism = self.decoder.copy_mechanism
+        assert mechanism is not None
+        sizes = [self.decoder.hidden_size, extended_source.size(1)]
+        own, scores = torch.split(features, sizes, dim=1)
+        own = own.to(self.decoder.attention_vector.weight.dtype)
+        return mechanism.mixture(self.decoder.output(own), scores, extended_source)
+
+    def log_probabilities(self, features: Tensor, extended_source: Tensor | None) -> Tensor:
+        """Of every token, in float32 or wider: of :meth:`logits`, or of :meth:`mixture`."""
+        if extended_source is not None:
+            return self.mixture(features, extended_source).log_probabilities()
+        logits = self.logits(features)
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        return torch.log_softmax(logits, dim=-1, dtype=exact)
+
+    def start(
+        self, source: Tensor, source_lengths: Tensor, extended_source: Tensor | None = None
+    ) -> DecodingState:
         """Encode the source: the state before the first target token."""
         encoded = self.encoder(source, source_lengths)
         memory = None
         if self.decoder.attention is not None:
             memory = self.decoder.attention.memory(encoded.outputs, encoded.mask)
-        return DecodingState(self.decoder.first_state(self.bridge(encoded.state), memory), memory)
+        state = self.decoder.first_state(self.bridge(encoded.state), memory)
+        return DecodingState(state, memory, extended_source)
 
     def step(
         self, tokens: Tensor, state: DecodingState
@@ -126,17 +186,17 @@ class EncoderDecoder(nn.Module):
         """Log-probabilities of the next token after one more token of each hypothesis.
 
         Shape:
-            tokens: int64 ``[batch]``; returns log-probabilities ``[batch, vocabulary]`` (float32,
-            or float64 in a float64 model), the state after, and the alignment
+            tokens: int64 ``[batch]``, of the target vocabulary; returns log-probabilities
+            ``[batch, vocabulary]``, with copies ``[batch, vocabulary + source_time]`` (float32, or
+            float64 in a float64 model), the state after, and the alignment
             ``[batch, source_time]`` or None.
         """
         output = self.decoder.step(tokens, state.decoder, state.memory)
         assert output.state is not None
-        logits = self.logits(output.features.squeeze(1))
-        exact = torch.promote_types(logits.dtype, torch.float32)
-        log_probabilities = torch.log_softmax(logits, dim=1, dtype=exact)
+        features = self._features(output, state.extended_source).squeeze(1)
+        log_probabilities = self.log_probabilities(features, state.extended_source)
         alignment = None if output.alignment is None else output.alignment.squeeze(1)
-        return log_probabilities, DecodingState(output.state, state.memory), alignment
+        return log_probabilities, state._replace(decoder=output.state), alignment
 
     def recurrent_layers(self) -> dict[str, RecurrentLayer]:
         """Every recurrent layer by name, in the order in which the signal passes them."""
@@ -150,6 +210,15 @@ class EncoderDecoder(nn.Module):
             assert isinstance(layer, RecurrentLayer)
             layers[f"decoder/layer{index}"] = layer
         return layers
+
+
+def _chosen(logits: Tensor, how: str) -> Tensor:
+    """A token of each row: the most probable, or one that is drawn."""
+    if how == "argmax" or not len(logits):
+        return logits.argmax(dim=1)
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    probabilities = torch.softmax(logits, dim=1, dtype=exact)
+    return torch.multinomial(probabilities, 1).squeeze(1)
 
 
 def encoder_decoder(
@@ -178,6 +247,7 @@ def encoder_decoder(
     input_feeding: bool = False,
     bridge: str = "linear",
     layer_connection: str = "none",
+    copy_mechanism: bool = False,
     embedding_dropout: float = 0.0,
     layer_dropout: float = 0.0,
     output_dropout: float = 0.0,
@@ -220,6 +290,8 @@ def encoder_decoder(
         layer_connection: ``none``, ``residual`` or ``highway``, around every layer but the first of
             each stack; without attention not around the encoder's top layer, whose outputs nothing
             reads.
+        copy_mechanism: words of the source may be outputs, also those that the target vocabulary
+            lacks; needs attention.
         embedding_dropout: share of embedding units dropped, on both sides.
         layer_dropout: share of units dropped between layers.
         output_dropout: share of features dropped before the output layer.
@@ -362,6 +434,7 @@ def encoder_decoder(
         input_feeding=input_feeding,
         query_state=query_state,
         layer_connection=layer_connection,
+        copy_mechanism=copy_mechanism,
         embedding_dropout=embedding_dropout,
         layer_dropout=layer_dropout,
         output_dropout=output_dropout,

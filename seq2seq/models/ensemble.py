@@ -37,7 +37,7 @@ class Ensemble(nn.Module):
         members: networks with the same vocabularies, on one device.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there are none, or some copy words of the source and others don't.
     """
 
     def __init__(self, members: Sequence[EncoderDecoder]) -> None:
@@ -46,36 +46,63 @@ class Ensemble(nn.Module):
             raise ValueError("an ensemble needs at least one network")
         self.members = nn.ModuleList(members)
         self.attends = any(member.decoder.attention is not None for member in members)
+        self.copies = members[0].copies
+        if any(member.copies != self.copies for member in members):
+            raise ValueError(
+                "some of these networks have model.copy_mechanism=true and others don't, so that "
+                "their outputs are other words: put only those that copy together, or only the "
+                "others"
+            )
 
     def networks(self) -> list[EncoderDecoder]:
         """The members."""
         return [member for member in self.members if isinstance(member, EncoderDecoder)]
 
-    def forward(self, source: Tensor, source_lengths: Tensor, decoder_input: Tensor) -> Tensor:
-        """The features of all networks side by side: ``[batch, target_time, sum of hidden]``."""
+    def forward(
+        self,
+        source: Tensor,
+        source_lengths: Tensor,
+        decoder_input: Tensor,
+        extended_source: Tensor | None = None,
+    ) -> Tensor:
+        """The features of all networks side by side: ``[batch, target_time, sum of widths]``."""
         arguments = (source, source_lengths, decoder_input)
-        return torch.cat([member(*arguments) for member in self.members], dim=2)
+        parts = [member(*arguments, extended_source=extended_source) for member in self.members]
+        return torch.cat(parts, dim=2)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Log-probabilities of the mixture, from ``[..., sum of hidden]`` to ``[..., vocabulary]``.
+        """Log-probabilities of the mixture, from ``[..., sum of widths]`` to ``[..., vocabulary]``.
 
         They are logits as well: their softmax is the mixture.
         """
-        widths = [member.decoder.hidden_size for member in self.networks()]
+        return self._log_probabilities(features, None)
+
+    def mixture(self, features: Tensor, extended_source: Tensor) -> Tensor:
+        """In place of :meth:`logits` if words of the source may be copied.
+
+        Shape:
+            features: ``[rows, sum of widths]``; extended_source: ``[rows, source_time]``; returns
+            ``[rows, vocabulary + source_time]``.
+        """
+        return self._log_probabilities(features, extended_source)
+
+    def _log_probabilities(self, features: Tensor, extended_source: Tensor | None) -> Tensor:
+        copied = 0 if extended_source is None else extended_source.size(1)
+        widths = [member.decoder.hidden_size + copied for member in self.networks()]
         parts = torch.split(features, widths, dim=-1)
-        exact = torch.promote_types(features.dtype, torch.float32)
         return _mixture(
             [
-                torch.log_softmax(member.logits(part), dim=-1, dtype=exact)
+                member.log_probabilities(part, extended_source)
                 for member, part in zip(self.networks(), parts, strict=True)
             ]
         )
 
-    def start(self, source: Tensor, source_lengths: Tensor) -> EnsembleState:
+    def start(
+        self, source: Tensor, source_lengths: Tensor, extended_source: Tensor | None = None
+    ) -> EnsembleState:
         """Encode the source with every network."""
-        return EnsembleState(
-            tuple(member.start(source, source_lengths) for member in self.networks())
-        )
+        arguments = (source, source_lengths, extended_source)
+        return EnsembleState(tuple(member.start(*arguments) for member in self.networks()))
 
     def step(
         self, tokens: Tensor, state: EnsembleState

@@ -75,3 +75,27 @@ def test_without_attention_there_is_no_alignment() -> None:
 def test_an_empty_ensemble_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one network"):
         Ensemble([])
+
+
+def test_networks_that_copy_mix_over_the_words_of_the_source_too() -> None:
+    each = [network(seed, copy_mechanism=True, hidden_size=3 + seed) for seed in (1, 2)]
+    together = Ensemble(each)
+    extended = torch.tensor([[4, 9, 6, 0], [8, 0, 0, 0]])
+    features = together(SOURCE, LENGTHS, TARGET, extended_source=extended)
+    expected = sum(
+        one.mixture(one(SOURCE, LENGTHS, TARGET, extended_source=extended)[:, 1], extended)
+        .log_probabilities()
+        .exp()
+        for one in each
+    )
+    found = together.mixture(features[:, 1], extended)
+    torch.testing.assert_close(found.exp(), expected / 2)
+    state = together.start(SOURCE, LENGTHS, extended)
+    for position in range(2):
+        steps, state, _ = together.step(TARGET[:, position], state)
+    torch.testing.assert_close(steps, found)
+
+
+def test_networks_that_copy_and_others_are_refused_together() -> None:
+    with pytest.raises(ValueError, match=r"copy_mechanism=true and others don't"):
+        Ensemble([network(1), network(2, copy_mechanism=True)])
