@@ -139,7 +139,7 @@ def test_with_all_off_the_same_random_numbers_are_drawn_as_without_these_options
     x = drop(decoder.embedding(tokens(5)))
     for index, (layer, state) in enumerate(zip(decoder.layers, start.layers(), strict=True)):
         x = layer(drop(x) if index else x, None, state).output
-    context, _ = decoder.attention(x, memory)
+    context, *_ = decoder.attention(x, memory)
     expected = drop(torch.tanh(decoder.attention_vector(torch.cat([context, x], dim=2))))
     assert torch.equal(features, expected)
 
