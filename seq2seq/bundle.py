@@ -2,7 +2,8 @@
 
 `weights.safetensors` holds the weights, `bundle.json` the plain arguments of our own constructor,
 `source_tokenizer.json` and `target_tokenizer.json` the vocabularies. Beside a checkpoint it lacks
-what only training needs.
+what only training needs. Graphs for programs without this package may lie beside; nothing here
+reads them, as loading those does run code.
 """
 
 import json
@@ -13,30 +14,36 @@ from safetensors.torch import load_model, save_model
 
 from seq2seq import __version__
 from seq2seq.checkpoint import KEY, Trained, load_trained, read_checkpoint
-from seq2seq.data.tokenizer import Tokenizer
-from seq2seq.models.encoder_decoder import encoder_decoder
+from seq2seq.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Tokenizer
+from seq2seq.graphs import export_graphs, write_graphs
+from seq2seq.models.encoder_decoder import EncoderDecoder, encoder_decoder
 from seq2seq.records import write_json
 
 FORMAT = 1
+# What a program needs beside the graphs.
+IDS = {"padding": PAD_ID, "unknown": UNK_ID, "begin": BOS_ID, "end": EOS_ID}
 _WEIGHTS = "weights.safetensors"
 SETTINGS = "bundle.json"
 _SIDES = ("source_tokenizer", "target_tokenizer")
 
 
-def write_bundle(checkpoint: Path, folder: Path) -> None:
+def write_bundle(checkpoint: Path, folder: Path, *, graphs: bool = False) -> None:
     """Write the network of a checkpoint as a bundle.
 
     Args:
         checkpoint: file of a training run.
         folder: new, or empty.
+        graphs: whether to add encoder and decoder step, see :mod:`seq2seq.graphs`.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`~seq2seq.checkpoint.load_trained`; also if the
-            folder holds anything.
+            folder holds anything, or for graphs that can't be made.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"output={folder} exists already and isn't an empty folder")
     trained = load_trained(checkpoint)
+    assert isinstance(trained.model, EncoderDecoder)  # a single file is never an ensemble
+    exported = export_graphs(trained.model) if graphs else {}
     folder.mkdir(parents=True, exist_ok=True)
     save_model(trained.model, str(folder / _WEIGHTS))  # tied weights are written once
     kinds = {}
@@ -51,6 +58,7 @@ def write_bundle(checkpoint: Path, folder: Path) -> None:
             "seq2seq": __version__,
             "model": read_checkpoint(checkpoint)[KEY]["model"],
             "tokenizer_kinds": kinds,
+            **({"graphs": write_graphs(exported, folder), "ids": IDS} if graphs else {}),
         },
     )
     # The library lets only its owner read the weights, and a bundle is for others.

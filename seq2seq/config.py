@@ -705,6 +705,7 @@ class BundleConfig:
     run: str | None = None
     checkpoint: str | None = None
     output: str | None = None
+    graphs: bool = False
 
 
 _GROUPS: dict[str, dict[str, type]] = {

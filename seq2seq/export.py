@@ -33,7 +33,7 @@ def export(config: DictConfig) -> Path:
     if config.output is None:
         raise ValueError("give output=FOLDER, the folder of the bundle")
     (path,) = find_trained(run=config.run, checkpoint=config.checkpoint)
-    write_bundle(path, Path(config.output))
+    write_bundle(path, Path(config.output), graphs=config.graphs)
     return Path(config.output)
 
 

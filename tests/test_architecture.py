@@ -38,6 +38,7 @@ LAYERS = {
     "decoding": 2,
     "diagnostics": 2,
     "gradient_noise": 2,
+    "graphs": 2,
     "initializers": 2,
     "losses": 2,
     "measurement": 2,

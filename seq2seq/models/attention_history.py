@@ -35,7 +35,7 @@ class AttentionState(NamedTuple):
         coverage = keys.new_zeros(keys.shape[:2], dtype=exact)
         previous = coverage.clone()
         previous[:, 0] = 1.0
-        return cls(keys.new_zeros(len(keys), dtype=torch.int64), previous, coverage)
+        return cls(keys.new_zeros(keys.size(0), dtype=torch.int64), previous, coverage)
 
     def after(self, alignment: Tensor) -> "AttentionState":
         """The state after answers with the alignments ``[batch, queries, source_time]``."""

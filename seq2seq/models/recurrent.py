@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops import scan
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from seq2seq.models.cells import STEP_CELLS, StepCell
@@ -254,6 +255,8 @@ class RecurrentLayer(nn.Module):
         Shape:
             x: ``[batch, time, input]``, padded at the end; lengths: int64 ``[batch]``.
         """
+        if torch.compiler.is_exporting() and lengths is not None:
+            return self._walk_in_graph(x, lengths)
         if self.zones_out or isinstance(self.rnn, StepCell):
             return self._walk(x, lengths, state, noise)
         if x.size(1) == 1:
@@ -341,6 +344,31 @@ class RecurrentLayer(nn.Module):
         """The state before the first timestep of ``x``, ``[batch, ...]``, if none is given."""
         zeros = x.new_zeros(1, x.size(0), self.hidden_size)
         return RecurrentState(zeros, zeros if self.has_cell else None)
+
+    def _walk_in_graph(self, x: Tensor, lengths: Tensor) -> RecurrentOutput:
+        """Step by step from zeros, as one operator of an exported graph, for any number of steps.
+
+        A fused kernel becomes as many nodes as the example has timesteps.
+        """
+        if self.reverse:
+            x = reverse_by_length(x, lengths)
+        steps = torch.arange(x.size(1), device=x.device)
+        real = (steps.unsqueeze(1) < lengths).unsqueeze(2)  # [time, batch, 1]
+
+        def step(
+            before: tuple[Tensor, ...], now: tuple[Tensor, Tensor]
+        ) -> tuple[tuple[Tensor, ...], Tensor]:
+            state = RecurrentState(*before)
+            after = _held(self(now[0].unsqueeze(1), None, state).state, state, now[1])
+            held = tuple(one for one in after if one is not None)
+            return held, held[0].clone()  # what an operator gives must not be one tensor twice
+
+        zeros = tuple(one.clone() for one in self._zeros(x) if one is not None)
+        final, output = scan(step, zeros, (x.transpose(0, 1), real))
+        output = output.squeeze(1).transpose(0, 1)
+        if self.reverse:
+            output = reverse_by_length(output, lengths)
+        return RecurrentOutput(output, RecurrentState(*final))
 
     def _weights(self, noise: RecurrentNoise | None) -> list[Tensor]:
         """Input-hidden, hidden-hidden, and their biases."""
