@@ -94,8 +94,13 @@ def export_graphs(model: EncoderDecoder) -> dict[str, Graph]:
         The graphs by the names of their files, :data:`ENCODER` and :data:`DECODER_STEP`.
 
     Raises:
-        ValueError: if torch can't export this network, or its graph answers otherwise.
+        ValueError: if torch can't export this network, or its graph answers otherwise; if it copies.
     """
+    if model.copies:
+        raise ValueError(
+            "graphs=true, but this network copies words of the source, and which they are is known "
+            "to its tokenizers alone: write the bundle with graphs=false"
+        )
     model.requires_grad_(False)
     pattern = None
     sources, states, steps = [], [], []

@@ -180,6 +180,11 @@ def test_what_can_not_be_exported_is_refused_in_a_sentence_and_nothing_is_writte
     assert not (tmp_path / "a" / "bundle").exists()
 
 
+def test_a_network_that_copies_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"graphs=true, but this network copies .* graphs=false"):
+        export_graphs(network(copy_mechanism=True))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("attention", ATTENTIONS)
