@@ -94,7 +94,7 @@ def export_graphs(model: EncoderDecoder) -> dict[str, Graph]:
         The graphs by the names of their files, :data:`ENCODER` and :data:`DECODER_STEP`.
 
     Raises:
-        ValueError: if torch can't export this network, or its graph answers otherwise; if it copies.
+        ValueError: if the network copies, torch can't export it, or its graph answers otherwise.
     """
     if model.copies:
         raise ValueError(
