@@ -477,6 +477,7 @@ def build_callbacks(config: DictConfig, folder: Path) -> list["lightning.Callbac
     """Every callback that the config asks for."""
     from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 
+    from seq2seq.callbacks.average_checkpoint import AverageCheckpoint
     from seq2seq.callbacks.best_checkpoint import BestCheckpoint
     from seq2seq.callbacks.charts import ChartLayout
     from seq2seq.callbacks.divergence import StopOnDivergence
@@ -522,6 +523,11 @@ def build_callbacks(config: DictConfig, folder: Path) -> list["lightning.Callbac
     ]
     if chosen.early_stopping is not None:
         callbacks.append(EarlyStopping(**plain(chosen.early_stopping)))
+    if chosen.average_checkpoint.validations is not None:
+        # Before those that keep what it holds.
+        callbacks.append(
+            AverageCheckpoint(folder=folder / "checkpoints", **plain(chosen.average_checkpoint))
+        )
     if chosen.best_checkpoint is not None:
         callbacks.append(
             BestCheckpoint(folder=folder / "checkpoints", **plain(chosen.best_checkpoint))

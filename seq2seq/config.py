@@ -573,6 +573,13 @@ class WeightAverageConfig:
 
 
 @dataclass
+class AverageCheckpointConfig:
+    """Of how many validations the weights are averaged."""
+
+    validations: int | None = None
+
+
+@dataclass
 class CallbacksConfig:
     """Every callback that a run can have; null leaves one out."""
 
@@ -590,6 +597,7 @@ class CallbacksConfig:
     early_stopping: EarlyStoppingConfig | None = None
     target: StepsToTargetConfig = field(default_factory=StepsToTargetConfig)
     weight_average: WeightAverageConfig = field(default_factory=WeightAverageConfig)
+    average_checkpoint: AverageCheckpointConfig = field(default_factory=AverageCheckpointConfig)
 
 
 @dataclass

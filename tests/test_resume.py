@@ -73,6 +73,8 @@ def assert_same_checkpoint(actual: Path, expected: Path, step: int) -> None:
         same = (*same, "current_model_state", "averaging_state")
     for key in same:
         assert_same(ours[key], theirs[key], key)
+    if "AverageCheckpoint" in theirs["callbacks"]:
+        assert_same(*(each["callbacks"]["AverageCheckpoint"] for each in (ours, theirs)))
     random = ours["callbacks"]["RandomState"]["cpu"]
     assert torch.equal(random, theirs["callbacks"]["RandomState"]["cpu"])
     loaders = [
@@ -125,6 +127,7 @@ def assert_same_checkpoint(actual: Path, expected: Path, step: int) -> None:
                 *("model.variational_dropout=true", "model.word_dropout=0.1"),
                 *("model.weight_dropout=0.2", "model.zoneout_hidden=0.1"),
                 *("gradient_noise=0.01", "callbacks.weight_average.decay=0.8"),
+                "callbacks.average_checkpoint.validations=2",
             ),
         ),
     ],
