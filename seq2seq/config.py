@@ -87,6 +87,7 @@ class TokenizerSideConfig:
     size: int | None = None
     min_frequency: int = 1
     lowercase: bool = False
+    normal_form: str | None = None
 
 
 @dataclass

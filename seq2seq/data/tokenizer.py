@@ -6,7 +6,7 @@ holds none of `<pad> <bos> <eos>`: `batch.py` puts them where the model needs th
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -29,6 +29,13 @@ _CONTROL_NAMES = [f"  {token}" for token in SPECIAL_TOKENS]
 # space in front of it: " Hello" "," " world" "!". As the space is part of the token, joining the
 # tokens gives the text back, and a "▁" in a corpus needs no escape.
 _WORDS = r" ?[\p{L}\p{N}][\p{L}\p{M}\p{N}]*| ?[^\s\p{L}\p{N}]\p{M}*"
+
+NORMAL_FORMS: Mapping[str, Callable[[], normalizers.Normalizer]] = {
+    "nfc": normalizers.NFC,
+    "nfd": normalizers.NFD,
+    "nfkc": normalizers.NFKC,
+    "nfkd": normalizers.NFKD,
+}
 
 _SPACE_SHOWN_AS = "▁"  # in pictures only
 
@@ -153,7 +160,8 @@ def train_tokenizers(
 
     Args:
         pairs: Training pairs; no other split may take part.
-        source: Keyword arguments of `train_tokenizer`: kind, size, min_frequency, lowercase.
+        source: Keyword arguments of `train_tokenizer`: kind, size, min_frequency, lowercase,
+            normal_form.
         target: The same for the target.
         shared: One vocabulary, trained on both sides together; the two settings must be equal.
 
@@ -184,6 +192,7 @@ def train_tokenizer(
     size: int | None = None,
     min_frequency: int = 1,
     lowercase: bool = False,
+    normal_form: str | None = None,
     side: str = "source",
 ) -> Tokenizer:
     """Train one tokenizer: the most frequent tokens of the texts, ties in code point order.
@@ -196,6 +205,9 @@ def train_tokenizer(
         size: Largest vocabulary, the four control tokens included; None is no limit.
         min_frequency: Tokens (for `bpe`: merges) seen less often in the texts are left out.
         lowercase: Lower the text first; decoded text is lower case then.
+        normal_form: Unicode normal form (Unicode Standard Annex 15) that the text is brought into
+            first, one of `NORMAL_FORMS`; decoded text is in it then. `nfd` parts a syllable of
+            Korean into its letters, and a letter from its accents. None leaves the text as it is.
         side: Name of the settings in messages, `tokenizer.<side>`.
 
     Raises:
@@ -203,6 +215,11 @@ def train_tokenizer(
     """
     where = f"tokenizer.{side}"
     _check_kind(kind, f"{where}.kind")
+    if normal_form is not None and normal_form not in NORMAL_FORMS:
+        raise ValueError(
+            f"{where}.normal_form={normal_form!r} is unknown; choose one of "
+            f"{', '.join(NORMAL_FORMS)}, or null"
+        )
     if size is None and kind == "bpe":
         raise ValueError(f"{where}.size is not set, but kind bpe needs a size, such as 8000")
     smallest = len(SPECIAL_TOKENS) + 1
@@ -217,11 +234,12 @@ def train_tokenizer(
         raise ValueError(f"{where} has nothing to learn from: the training text is empty")
 
     model, trainer = _untrained(kind, size, min_frequency)
-    in_training = _pipeline(model, kind=kind, lowercase=lowercase)
+    steps = _first_steps(lowercase=lowercase, normal_form=normal_form)
+    in_training = _pipeline(model, kind=kind, first=steps)
     in_training.train_from_iterator(texts, trainer)
     # The trainer also registers the control tokens to be searched for in raw text; a second
     # tokenizer around the trained model knows nothing of that.
-    library = _pipeline(in_training.model, kind=kind, lowercase=lowercase)
+    library = _pipeline(in_training.model, kind=kind, first=steps)
 
     vocabulary_size = library.get_vocab_size()
     if vocabulary_size == len(SPECIAL_TOKENS):
@@ -259,10 +277,17 @@ def _untrained(
     return models.WordLevel(unk_token=unknown), trainers.WordLevelTrainer(**settings)
 
 
-def _pipeline(model: models.Model, *, kind: str, lowercase: bool) -> tokenizers.Tokenizer:
-    """Normalisation, splitting and the model, in the library's terms."""
+def _first_steps(*, lowercase: bool, normal_form: str | None) -> list[normalizers.Normalizer]:
     steps: list[normalizers.Normalizer] = [normalizers.Lowercase()] if lowercase else []
-    steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+    # Last, as lower case may leave a normal form.
+    return steps if normal_form is None else [*steps, NORMAL_FORMS[normal_form]()]
+
+
+def _pipeline(
+    model: models.Model, *, kind: str, first: Sequence[normalizers.Normalizer]
+) -> tokenizers.Tokenizer:
+    """Normalisation, splitting and the model, in the library's terms."""
+    steps = [*first, normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
     if kind in ("word", "bpe"):
         steps.append(normalizers.Prepend(" "))  # the first word is the same token as elsewhere
     library = tokenizers.Tokenizer(model)

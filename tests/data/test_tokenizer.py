@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from seq2seq.data.tokenizer import (
     BOS_ID,
     EOS_ID,
     KINDS,
+    NORMAL_FORMS,
     PAD_ID,
     SPECIAL_TOKENS,
     UNK_ID,
@@ -190,6 +192,28 @@ def test_lowercase_makes_case_disappear(kind: str) -> None:
     assert tokenizer.decode(tokenizer.encode("ÉTÉ Chat")) == "été chat"
 
 
+@pytest.mark.parametrize("form", NORMAL_FORMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_is_brought_into_a_normal_form_of_unicode(kind: str, form: str) -> None:
+    texts = ["Cafe\u0301 caf\u00e9", "\ud55c\uae00 \ufb01n \u2460"]
+    settings = {"kind": kind, "size": SIZES[kind]}
+    trained = train_tokenizer(texts, normal_form=form, lowercase=True, **settings)
+    for tokenizer in (trained, Tokenizer.from_state(trained.state())):
+        for text in texts:
+            expected = unicodedata.normalize(form.upper(), text.lower())
+            assert tokenizer.decode(tokenizer.encode(text)) == expected
+            if kind == "character":
+                assert len(tokenizer.encode(text)) == len(expected)
+    assert train_tokenizer(texts, normal_form=None, **settings).state() == (
+        train_tokenizer(texts, **settings).state()
+    )
+
+
+def test_a_normal_form_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"tokenizer.target.normal_form='NFD' is unknown"):
+        train_tokenizer(["a"], kind="word", normal_form="NFD", side="target")
+
+
 def test_vocabulary_is_ordered_by_frequency_then_code_point() -> None:
     rng = random.Random(3)
     texts = [" ".join(rng.choice("abcdefghijklmno") for _ in range(9)) for _ in range(20)]
@@ -323,6 +347,7 @@ def test_setting_the_source_sets_the_target(name: str) -> None:
         {"tokenizer": OmegaConf.load(ROOT / "conf" / "tokenizer" / f"{name}.yaml")}
     )
     changed = {"kind": "bpe", "size": 99, "min_frequency": 7, "lowercase": True}
+    changed["normal_form"] = "nfd"
     config.tokenizer.source = changed
     assert OmegaConf.to_container(config.tokenizer.target, resolve=True) == changed
 
