@@ -60,6 +60,7 @@ class ModelConfig:
     weight_dropout: float = 0.0
     zoneout_hidden: float = 0.0
     zoneout_cell: float = 0.0
+    truncation: int | None = None
     variational_dropout: bool = False
     tie_embeddings: bool = False
     share_embeddings: bool = False

@@ -73,6 +73,7 @@ def model_options() -> Iterator[dict[str, Any]]:
     initializers = cycle(group("initializer"))
     connections = cycle(LAYER_CONNECTIONS)
     copying = cycle([True, False, False, True, False, False, False])
+    truncations = cycle([None, 2, None, 3, None, 1, None])
     embeddings = cycle([(False, None), (False, 3), (True, None), (True, 3), (False, None)])
     combined = list(product(CELLS, [False, True], [(1, 1), (2, 1), (2, 2), (1, 2)], ways))
     # Evenly spread, and out of step with the product, so that every two values meet.
@@ -129,6 +130,7 @@ def model_options() -> Iterator[dict[str, Any]]:
             "weight_dropout": 0.1 if connection == "residual" or tie else 0.0,
             "zoneout_hidden": 0.1 if equal else 0.0,
             "zoneout_cell": 0.1 if has_cell_state(cell) and (tie or equal) else 0.0,
+            "truncation": next(truncations),
             "variational_dropout": bidirectional and connection == "none",
             "initializer": next(initializers),
         }

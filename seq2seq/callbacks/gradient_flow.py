@@ -150,7 +150,12 @@ class GradientFlow(LayerProbe):
             profile
             for name, flow in flows.items()
             for profile in gradient_profiles(
-                step, name, flow.norms(), flow.lengths, min_examples=self.min_examples
+                step,
+                name,
+                flow.norms(),
+                flow.lengths,
+                min_examples=self.min_examples,
+                transported=flow.transported,
             )
         ]
         if self._table is not None:

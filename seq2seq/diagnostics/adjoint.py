@@ -87,7 +87,7 @@ class KernelLinearization(Linearization):
 
     @torch.no_grad()
     def backpropagate(
-        self, hidden: Tensor, cell: Tensor | None = None
+        self, hidden: Tensor, cell: Tensor | None = None, *, truncation: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """In one pass back over the timesteps."""
         u = self.recurrent_weight
@@ -113,8 +113,8 @@ class KernelLinearization(Linearization):
                 torch.mul(local[:, 3], dh, out=activations[:, :, 3])
             else:
                 torch.mul(local, dh.unsqueeze(2), out=activations)
-            if not now:
-                break
+            if now % (truncation or time) == 0:
+                continue
             if self.keep is not None:
                 carried, state = (hidden, dh) if cell is None else (cell, dc)
                 carried[before].addcmul_(self.keep[now], state)
@@ -126,13 +126,19 @@ class KernelLinearization(Linearization):
             )
         return hidden, cell
 
-    def carried_cell(self, hidden: Tensor, cell: Tensor, direct: Tensor) -> Tensor:
+    def carried_cell(
+        self, hidden: Tensor, cell: Tensor, direct: Tensor, *, truncation: int | None = None
+    ) -> Tensor:
         """What came by the step after, and directly."""
         assert self.keep is not None
         if self.zoneout is not None:  # nothing of it passes h_t
             return cell
+        keep = self.keep[1:]
+        if truncation is not None:
+            keep = keep.clone()
+            keep[truncation - 1 :: truncation] = 0
         carried = direct.clone()
-        carried[:-1].addcmul_(self.keep[1:], cell[1:])
+        carried[:-1].addcmul_(keep, cell[1:])
         return carried
 
     def total_cell(self, hidden: Tensor, carried: Tensor) -> Tensor | None:

@@ -43,6 +43,7 @@ class Call:
     Args:
         precision: type in which the layer multiplied, which autocast may have changed.
         noise: what was drawn at random for it.
+        truncation: timesteps of a chunk out of which it let no gradient back; None for all.
 
     Shape:
         inputs: ``[rows, time, input]``; lengths: ``[rows]`` or None; hidden, cell: the state
@@ -58,6 +59,7 @@ class Call:
     outputs: Tensor
     precision: torch.dtype
     noise: RecurrentNoise | None = None
+    truncation: int | None = None
     gradients: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -127,6 +129,7 @@ class GradientRecorder:
                 outputs=self._keep(result.output),
                 precision=_precision(result.output),
                 noise=None if noise is None else self._keep_noise(noise),
+                truncation=layer.truncation_now,
             )
             calls.append(call)
             cell = result.state.cell
@@ -199,6 +202,15 @@ class LayerFlow:
     scan: "RecordedScan"
     linearization: Linearization
 
+    @property
+    def transported(self) -> Tensor:
+        """Timesteps from the end to which the transport is carried back, int64 ``[rows]``.
+
+        All real ones, or those of the chunk in which the sequence ends.
+        """
+        size = self.scan.truncation
+        return self.lengths if size is None else (self.lengths - 1) % size + 1
+
     def norms(self) -> dict[str, Tensor]:
         """Euclidean norms ``[rows, time]`` on the CPU, by quantity."""
         derivatives = {"hidden": self.hidden, "cell": self.cell, "transport": self.transport}
@@ -262,10 +274,13 @@ def layer_flow(
     carried_hidden, carried_cells = linearization.backpropagate(
         torch.stack([state[0] for state in injected], dim=1),
         torch.stack([state[1] for state in injected], dim=1),
+        truncation=scan.truncation,
     )
     transport = carried_hidden[:, 0]
     if carried_cells is not None:
-        carried = linearization.carried_cell(transport, carried_cells[:, 0], cell)
+        carried = linearization.carried_cell(
+            transport, carried_cells[:, 0], cell, truncation=scan.truncation
+        )
         transport = torch.cat([transport, carried], dim=2)
     if not scan.stepwise:
         total_hidden = carried_hidden[:, 1]
@@ -303,6 +318,7 @@ class RecordedScan:
     stepwise: bool
     recurrent_mask: Tensor | None = None
     zoneout: Zoneout | None = None
+    truncation: int | None = None
 
 
 def recorded_scan(layer: RecurrentLayer, calls: Sequence[Call], scale: float = 1.0) -> RecordedScan:
@@ -364,6 +380,7 @@ def recorded_scan(layer: RecurrentLayer, calls: Sequence[Call], scale: float = 1
         stepwise=stepwise,
         recurrent_mask=None if mask is None else _exact(mask),
         zoneout=_zoneout(layer, calls, outputs),
+        truncation=first.truncation,
     )
 
 

@@ -90,7 +90,12 @@ def log_slope(norms: Sequence[float], *, first: int = 2) -> float:
 
 
 def root_mean_square(
-    norms: "Tensor", lengths: "Tensor", *, from_end: bool, min_examples: int
+    norms: "Tensor",
+    lengths: "Tensor",
+    *,
+    from_end: bool,
+    min_examples: int,
+    counted: "Tensor | None" = None,
 ) -> tuple[float, ...]:
     """Root mean square over the examples that are real at each distance.
 
@@ -99,27 +104,35 @@ def root_mean_square(
         lengths: number of real timesteps.
         from_end: align by distance from each example's own last timestep, not from the first.
         min_examples: NaN where fewer examples are that long.
+        counted: so many of the aligned timesteps of each example count; all real ones if None.
 
     Shape:
-        norms: ``[rows, time]``; lengths: int64 ``[rows]``; returns as many values as the longest
-        example has timesteps.
+        norms: ``[rows, time]``; lengths, counted: int64 ``[rows]``; returns as many values as the
+        longest example has timesteps that count.
     """
     import torch
 
     from seq2seq.models.recurrent import reverse_by_length
 
     aligned = reverse_by_length(norms, lengths) if from_end else norms
-    real = torch.arange(norms.size(1)) < lengths.unsqueeze(1)
+    counted = lengths if counted is None else counted
+    real = torch.arange(norms.size(1)) < counted.unsqueeze(1)
     count = real.sum(0)
     # The largest norm is taken out first: the square of an exploding one would overflow.
     largest = torch.where(real, aligned, 0).amax().clamp_min(SMALLEST_NORM)
     squares = torch.where(real, aligned / largest, 0).square().sum(0)
     mean = largest * (squares / count).sqrt()
-    return tuple(mean.masked_fill(count < min_examples, math.nan)[: int(lengths.max())].tolist())
+    return tuple(mean.masked_fill(count < min_examples, math.nan)[: int(counted.max())].tolist())
 
 
 def gradient_profiles(
-    step: int, layer: str, norms: "dict[str, Tensor]", lengths: "Tensor", *, min_examples: int
+    step: int,
+    layer: str,
+    norms: "dict[str, Tensor]",
+    lengths: "Tensor",
+    *,
+    min_examples: int,
+    transported: "Tensor | None" = None,
 ) -> list[GradientProfile]:
     """One profile for each quantity of one layer.
 
@@ -130,12 +143,21 @@ def gradient_profiles(
         lengths: number of real timesteps of each example.
         min_examples: a distance is shown if so many examples are that long; never more than half
             of the examples are asked for.
+        transported: timesteps from the end over which the transport of each example is carried
+            back, where it ends before the sequence does.
     """
     lengths = lengths.cpu()
+    reach = None if transported is None else transported.cpu()
     needed = min(min_examples, math.ceil(len(lengths) / 2))
 
     def aligned(quantity: str, from_end: bool) -> tuple[float, ...]:
-        return root_mean_square(norms[quantity], lengths, from_end=from_end, min_examples=needed)
+        return root_mean_square(
+            norms[quantity],
+            lengths,
+            from_end=from_end,
+            min_examples=needed,
+            counted=reach if quantity == "transport" else None,
+        )
 
     return [
         GradientProfile(

@@ -47,7 +47,7 @@ class Linearization(ABC):
 
     @abstractmethod
     def backpropagate(
-        self, hidden: Tensor, cell: Tensor | None = None
+        self, hidden: Tensor, cell: Tensor | None = None, *, truncation: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Total derivatives at every timestep, from the direct ones.
 
@@ -59,6 +59,7 @@ class Linearization(ABC):
             hidden: direct derivatives with respect to ``h_t``.
             cell: direct derivatives with respect to ``c_t``; zero if None, unused without a cell
                 state.
+            truncation: timesteps of a chunk, out of which nothing is carried back; all if None.
 
         Shape:
             hidden, cell: ``[time, losses, batch, hidden]``, and so are both results (the second is
@@ -66,8 +67,10 @@ class Linearization(ABC):
         """
 
     @abstractmethod
-    def carried_cell(self, hidden: Tensor, cell: Tensor, direct: Tensor) -> Tensor:
-        """The carried derivative with respect to ``c_t``.
+    def carried_cell(
+        self, hidden: Tensor, cell: Tensor, direct: Tensor, *, truncation: int | None = None
+    ) -> Tensor:
+        """The carried derivative with respect to ``c_t``, from what :meth:`backpropagate` found.
 
         Shape:
             hidden, cell: total derivatives, ``[time, batch, hidden]``; direct: the direct one with

@@ -62,7 +62,7 @@ class StepLinearization(Linearization):
         )
 
     def backpropagate(
-        self, hidden: Tensor, cell: Tensor | None = None
+        self, hidden: Tensor, cell: Tensor | None = None, *, truncation: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """One vector-Jacobian product a step, of all losses together."""
         hidden = hidden.clone()
@@ -75,13 +75,15 @@ class StepLinearization(Linearization):
             before, total = self._back(now, hidden[now], arrived)
             if cell is not None and total is not None:
                 cell[now] = total
-            if now:
+            if now % (truncation or len(hidden)):
                 hidden[now - 1] += before[0]
                 if cell is not None:
                     cell[now - 1] += before[1]
         return hidden, cell
 
-    def carried_cell(self, hidden: Tensor, cell: Tensor, direct: Tensor) -> Tensor:
+    def carried_cell(
+        self, hidden: Tensor, cell: Tensor, direct: Tensor, *, truncation: int | None = None
+    ) -> Tensor:
         """The total one, less what passes ``h_t``."""
         return cell - self._through_output(hidden)
 

@@ -82,6 +82,8 @@ class Attention(nn.Module):
         coverage: whether the sum of all earlier alignments is a term of the additive score.
         local: ``none``, ``monotonic`` or ``predictive``.
         window: D of local attention: so many source positions to both sides; 10 if None.
+        truncation: in training no gradient goes back through the alignments before every so many
+            queries that are asked at once.
 
     Raises:
         ValueError: for an unknown kind, sizes that don't fit together, or an option that has no
@@ -101,6 +103,7 @@ class Attention(nn.Module):
         coverage: bool = False,
         local: str = "none",
         window: int | None = None,
+        truncation: int | None = None,
     ) -> None:
         super().__init__()
         if kind not in ATTENTIONS[1:]:
@@ -128,6 +131,7 @@ class Attention(nn.Module):
             )
         self.kind = kind
         self.heads = heads
+        self.truncation = truncation
         self.scale = 1 / math.sqrt(size // heads) if kind == "scaled_dot" else 1.0
         self.query_projection: nn.Linear | None = None
         self.key_projection: nn.Linear | None = None
@@ -193,8 +197,11 @@ class Attention(nn.Module):
         """Alignments one query after the other; contexts are mixed for all of them at once."""
         assert self.history is not None
         steps: list[Tensor] = []
+        chunk = self.truncation if self.training else None
         for time, query in enumerate(torch.split(queries, 1, dim=1)):
             here = None if near is None else near[:, time : time + 1]
+            if chunk is not None and time and time % chunk == 0:
+                state = state.detach()
             keys = self.history(memory.keys, state)
             steps.append(self._weights(query, keys, memory.mask, here))
             state = state.after(steps[-1])

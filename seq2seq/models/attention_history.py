@@ -43,6 +43,10 @@ class AttentionState(NamedTuple):
             self.time + alignment.size(1), alignment[:, -1], self.coverage + alignment.sum(1)
         )
 
+    def detach(self) -> "AttentionState":
+        """The same values, through which no gradient goes back."""
+        return AttentionState(*(tensor.detach() for tensor in self))
+
     def select(self, rows: Tensor) -> "AttentionState":
         """The examples ``rows`` (int64 ``[rows]``) in that order; repeats are allowed."""
         return AttentionState(*(tensor.index_select(0, rows) for tensor in self))

@@ -77,6 +77,14 @@ class DecoderState(NamedTuple):
     noise: DecoderNoise | None = None
     attention: AttentionState | None = None
 
+    def detach(self) -> "DecoderState":
+        """The same values, through which no gradient goes back."""
+        return self._replace(
+            recurrent=self.recurrent.detach(),
+            fed=None if self.fed is None else self.fed.detach(),
+            attention=None if self.attention is None else self.attention.detach(),
+        )
+
     def select(self, rows: Tensor) -> "DecoderState":
         """The examples ``rows`` (int64 ``[rows]``) in that order; repeats are allowed."""
         fed = None if self.fed is None else self.fed.index_select(0, rows)
@@ -155,6 +163,7 @@ class Decoder(nn.Module):
         word_dropout: share of words dropped, see :class:`~seq2seq.models.dropout.WordDropout`.
         weight_dropout, zoneout_hidden, zoneout_cell: see
             :class:`~seq2seq.models.recurrent.RecurrentLayer`.
+        truncation: the same, also of what is fed and of what attention goes on from.
         variational_dropout: draw embedding, layer and output dropout once a sequence, see
             :class:`~seq2seq.models.dropout.SequenceDropout`, and word dropout by type.
         tie_embeddings: the output layer uses the embedding's weights (Press and Wolf 2017,
@@ -188,6 +197,7 @@ class Decoder(nn.Module):
         weight_dropout: float = 0.0,
         zoneout_hidden: float = 0.0,
         zoneout_cell: float = 0.0,
+        truncation: int | None = None,
         variational_dropout: bool = False,
         tie_embeddings: bool = False,
     ) -> None:
@@ -219,6 +229,7 @@ class Decoder(nn.Module):
         self.hidden_size = hidden_size
         self.input_feeding = input_feeding
         self.query_state = query_state
+        self.truncation = truncation
         self.embedding_size = embedding_size
         if shared_embedding is None:
             shared_embedding = make_embedding(
@@ -243,6 +254,7 @@ class Decoder(nn.Module):
                 weight_dropout=weight_dropout,
                 zoneout_hidden=zoneout_hidden,
                 zoneout_cell=zoneout_cell,
+                truncation=truncation,
             )
             for index in range(layers)
         )
@@ -313,7 +325,10 @@ class Decoder(nn.Module):
         steps: list[Tensor] = []
         alignments: list[Tensor] = []
         gates: list[Tensor] = []
-        for token in torch.split(embedded, 1, dim=1):
+        for time, token in enumerate(torch.split(embedded, 1, dim=1)):
+            if self.begins_chunk(time):
+                cut = DecoderState(stack_states(layers), fed, None, attention).detach()
+                layers, fed, attention = cut.recurrent.layers(), cut.fed, cut.attention
             features, alignment, gate, layers, fed, attention = self._step(
                 token, layers, fed, attention, memory, noise
             )
@@ -328,6 +343,11 @@ class Decoder(nn.Module):
             torch.cat(alignments, dim=1),
             torch.cat(gates, dim=1) if gates else None,
         )
+
+    def begins_chunk(self, time: int) -> bool:
+        """Whether truncation cuts the way of the gradient right before this timestep."""
+        size = self.truncation if self.training else None
+        return size is not None and time > 0 and time % size == 0
 
     def step(self, tokens: Tensor, state: DecoderState, memory: Memory | None) -> DecoderOutput:
         """One timestep: features ``[batch, 1, hidden]`` after the tokens ``[batch]``."""

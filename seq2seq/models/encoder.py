@@ -53,6 +53,7 @@ class EncoderLayer(nn.Module):
         weight_dropout: float = 0.0,
         zoneout_hidden: float = 0.0,
         zoneout_cell: float = 0.0,
+        truncation: int | None = None,
     ) -> None:
         super().__init__()
         self.forward_layer = RecurrentLayer(
@@ -62,6 +63,7 @@ class EncoderLayer(nn.Module):
             weight_dropout=weight_dropout,
             zoneout_hidden=zoneout_hidden,
             zoneout_cell=zoneout_cell,
+            truncation=truncation,
         )
         self.backward_layer: RecurrentLayer | None = None
         if bidirectional:
@@ -73,6 +75,7 @@ class EncoderLayer(nn.Module):
                 weight_dropout=weight_dropout,
                 zoneout_hidden=zoneout_hidden,
                 zoneout_cell=zoneout_cell,
+                truncation=truncation,
             )
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, list[RecurrentState]]:
@@ -111,7 +114,7 @@ class Encoder(nn.Module):
         embedding_dropout: share of embedding units dropped.
         layer_dropout: share of units dropped between layers (not after the last).
         word_dropout: share of words dropped, see :class:`~seq2seq.models.dropout.WordDropout`.
-        weight_dropout, zoneout_hidden, zoneout_cell: see
+        weight_dropout, zoneout_hidden, zoneout_cell, truncation: see
             :class:`~seq2seq.models.recurrent.RecurrentLayer`.
         variational_dropout: draw embedding and layer dropout once a sequence, see
             :class:`~seq2seq.models.dropout.SequenceDropout`, and word dropout by type.
@@ -142,6 +145,7 @@ class Encoder(nn.Module):
         weight_dropout: float = 0.0,
         zoneout_hidden: float = 0.0,
         zoneout_cell: float = 0.0,
+        truncation: int | None = None,
         variational_dropout: bool = False,
         reverse_source: bool = False,
     ) -> None:
@@ -182,6 +186,7 @@ class Encoder(nn.Module):
                 weight_dropout=weight_dropout,
                 zoneout_hidden=zoneout_hidden,
                 zoneout_cell=zoneout_cell,
+                truncation=truncation,
             )
             for below, directions in zip([embedding_size, *widths], self.directions, strict=False)
         )

@@ -115,6 +115,8 @@ class EncoderDecoder(nn.Module):
                 rows = own[:, time].nonzero().squeeze(1)
                 chosen = self._own_tokens(features[-1].detach(), rows, state, feeding)
                 tokens = tokens.index_copy(0, rows, chosen)
+            if self.decoder.begins_chunk(time):
+                decoder = decoder.detach()
             output = self.decoder.step(tokens, decoder, state.memory)
             assert output.state is not None
             decoder = output.state
@@ -255,6 +257,7 @@ def encoder_decoder(
     weight_dropout: float = 0.0,
     zoneout_hidden: float = 0.0,
     zoneout_cell: float = 0.0,
+    truncation: int | None = None,
     variational_dropout: bool = False,
     tie_embeddings: bool = False,
     share_embeddings: bool = False,
@@ -299,6 +302,8 @@ def encoder_decoder(
         weight_dropout: share of hidden-to-hidden weights dropped, in every recurrent layer.
         zoneout_hidden, zoneout_cell: share of hidden and of cell units that stay what they were,
             in every recurrent layer.
+        truncation: timesteps within which gradients go back through time in training, in every
+            recurrent layer, encoder and decoder each counting from its own first; all if None.
         variational_dropout: draw embedding, layer, output and word dropout once a sequence instead
             of once a timestep.
         tie_embeddings: the output layer uses the target embedding's weights.
@@ -322,6 +327,7 @@ def encoder_decoder(
         "attention_filters": attention_filters,
         "attention_kernel": attention_kernel,
         "attention_window": attention_window,
+        "truncation": truncation,
     }
     for name, size in sizes.items():
         if size is not None and size < 1:
@@ -376,6 +382,7 @@ def encoder_decoder(
         weight_dropout=weight_dropout,
         zoneout_hidden=zoneout_hidden,
         zoneout_cell=zoneout_cell,
+        truncation=truncation,
         variational_dropout=variational_dropout,
         reverse_source=reverse_source,
     )
@@ -414,6 +421,7 @@ def encoder_decoder(
             coverage=coverage,
             local=local_attention,
             window=attention_window,
+            truncation=truncation,
         )
     elif bridge == "zero":
         raise ValueError(
@@ -442,6 +450,7 @@ def encoder_decoder(
         weight_dropout=weight_dropout,
         zoneout_hidden=zoneout_hidden,
         zoneout_cell=zoneout_cell,
+        truncation=truncation,
         variational_dropout=variational_dropout,
         tie_embeddings=tie_embeddings,
     )

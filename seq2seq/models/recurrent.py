@@ -47,6 +47,12 @@ class RecurrentState(NamedTuple):
         cells = [one.unsqueeze(0) for one in self.cell.unbind()]
         return [RecurrentState(*pair) for pair in zip(hidden, cells, strict=True)]
 
+    def detach(self) -> "RecurrentState":
+        """The same values, through which no gradient goes back."""
+        return RecurrentState(
+            self.hidden.detach(), None if self.cell is None else self.cell.detach()
+        )
+
     def select(self, rows: Tensor) -> "RecurrentState":
         """The examples ``rows`` (int64 ``[rows]``) in that order; repeats are allowed."""
         cell = None if self.cell is None else self.cell.index_select(1, rows)
@@ -85,6 +91,15 @@ class RecurrentNoise(NamedTuple):
     recurrent_mask: Tensor | None = None
     keep_hidden: Tensor | None = None
     keep_cell: Tensor | None = None
+
+    def during(self, steps: slice) -> "RecurrentNoise":
+        """That of some timesteps of the scan."""
+        hidden, cell = self.keep_hidden, self.keep_cell
+        return RecurrentNoise(
+            self.recurrent_mask,
+            None if hidden is None else hidden[:, steps],
+            None if cell is None else cell[:, steps],
+        )
 
 
 class RecurrentOutput(NamedTuple):
@@ -156,6 +171,10 @@ class RecurrentLayer(nn.Module):
             with what the cell proposes, ``c~_t`` and ``h~_t``, of which the LSTM's is
             ``o * tanh(c~_t)``. Without draws, as in evaluation, both masks are the shares. It walks
             step by step.
+        truncation: timesteps of a chunk, counted in the order of the scan, within which gradients
+            go back through time in training. The state is carried from chunk to chunk, the gradient
+            is not, and each chunk's own counts (Williams and Peng 1990; Sutskever 2013, "Training
+            recurrent neural networks", section 2.8.6). All of them if None.
 
     Raises:
         ValueError: if ``cell`` is not one of :data:`CELLS`, or for ``zoneout_cell`` without a cell
@@ -172,6 +191,7 @@ class RecurrentLayer(nn.Module):
         weight_dropout: float = 0.0,
         zoneout_hidden: float = 0.0,
         zoneout_cell: float = 0.0,
+        truncation: int | None = None,
     ) -> None:
         super().__init__()
         self.cell = cell
@@ -181,6 +201,7 @@ class RecurrentLayer(nn.Module):
         self.weight_dropout = weight_dropout
         self.zoneout_hidden = zoneout_hidden
         self.zoneout_cell = zoneout_cell
+        self.truncation = truncation
         self.has_cell = has_cell_state(cell)
         if zoneout_cell and not self.has_cell:
             raise ValueError(
@@ -257,26 +278,66 @@ class RecurrentLayer(nn.Module):
         """
         if torch.compiler.is_exporting() and lengths is not None:
             return self._walk_in_graph(x, lengths)
+        if x.size(1) == 1 or not self.reverse:
+            return self._run(x, lengths, state, noise)
+        if lengths is None:
+            lengths = torch.full((x.size(0),), x.size(1), device=x.device)
+        output, final = self._run(reverse_by_length(x, lengths), lengths, state, noise)
+        return RecurrentOutput(reverse_by_length(output, lengths), final)
+
+    @property
+    def truncation_now(self) -> int | None:
+        """Timesteps within which gradients go back; None in evaluation."""
+        return self.truncation if self.training else None
+
+    def _run(
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        state: RecurrentState | None,
+        noise: RecurrentNoise | None,
+    ) -> RecurrentOutput:
+        """All timesteps in the order of the scan, or chunk by chunk."""
+        size = self.truncation_now
+        if size is None or x.size(1) <= size:
+            return self._run_chunk(x, lengths, state, noise)
+        outputs: list[Tensor] = []
+        for begin in range(0, x.size(1), size):
+            steps = slice(begin, begin + size)
+            output, after = self._run_chunk(
+                x[:, steps],
+                # A sequence that has ended scans one timestep of its padding, for nothing.
+                None if lengths is None else (lengths - begin).clamp(1, size),
+                state.detach() if begin and state is not None else state,
+                None if noise is None else noise.during(steps),
+            )
+            if lengths is not None and state is not None:
+                # With its gradient, the state of a sequence that ended in an earlier chunk.
+                after = _held(after, state, (lengths.to(x.device) > begin).unsqueeze(1))
+            state = after
+            outputs.append(output)
+        assert state is not None
+        return RecurrentOutput(torch.cat(outputs, dim=1), state)
+
+    def _run_chunk(
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        state: RecurrentState | None,
+        noise: RecurrentNoise | None,
+    ) -> RecurrentOutput:
         if self.zones_out or isinstance(self.rnn, StepCell):
             return self._walk(x, lengths, state, noise)
         if x.size(1) == 1:
             return self._step(x, state, noise)
         if lengths is None:
-            if self.reverse:
-                lengths = torch.full((x.size(0),), x.size(1), device=x.device)
-            else:
-                return RecurrentOutput(*self._scan(x, state, noise))
-        if self.reverse:
-            x = reverse_by_length(x, lengths)
+            return RecurrentOutput(*self._scan(x, state, noise))
         if self.cell in ("lstm", "rnn_relu"):
-            output, final = self._scan_packed(x, lengths, state, noise)
-        else:
-            # Without a cell state, the state at the end of each sequence is among the outputs.
-            output, _ = self._scan(x, state, noise)
-            last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, self.hidden_size)
-            final = RecurrentState(output.gather(1, last.to(x.device)).transpose(0, 1))
-        if self.reverse:
-            output = reverse_by_length(output, lengths)
+            return self._scan_packed(x, lengths, state, noise)
+        # Without a cell state, the state at the end of each sequence is among the outputs.
+        output, _ = self._scan(x, state, noise)
+        last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, self.hidden_size)
+        final = RecurrentState(output.gather(1, last.to(x.device)).transpose(0, 1))
         return RecurrentOutput(output, final)
 
     def _walk(
@@ -288,12 +349,8 @@ class RecurrentLayer(nn.Module):
     ) -> RecurrentOutput:
         """Step by step: without a kernel, or where units of the state stay what they were."""
         time = x.size(1)
-        if lengths is None and self.reverse:
-            lengths = torch.full((x.size(0),), time, device=x.device)
         if lengths is not None:
             lengths = lengths.to(x.device)
-            if self.reverse:
-                x = reverse_by_length(x, lengths)
         state = state or self._zeros(x)
         noise = noise or RecurrentNoise()
         propose = self._proposals(x, noise)
@@ -308,8 +365,6 @@ class RecurrentLayer(nn.Module):
             outputs.append(state.hidden.transpose(0, 1))
         # Of a single step a view of the state, so that the gradient of the state is the total one.
         output = torch.cat(outputs, dim=1) if time > 1 else outputs[0]
-        if self.reverse and lengths is not None:
-            output = reverse_by_length(output, lengths)
         return RecurrentOutput(output, state)
 
     def _proposals(
