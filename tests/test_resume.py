@@ -125,7 +125,7 @@ def assert_same_checkpoint(actual: Path, expected: Path, step: int) -> None:
             (
                 *("model.input_feeding=true", "model.cell=gru", "optimizer=adamw"),
                 *("model.variational_dropout=true", "model.word_dropout=0.1"),
-                *("model.weight_dropout=0.2", "model.zoneout_hidden=0.1"),
+                *("model.weight_dropout=0.2", "model.zoneout_hidden=0.1", "model.truncation=3"),
                 *("gradient_noise=0.01", "callbacks.weight_average.decay=0.8"),
                 "callbacks.average_checkpoint.validations=2",
             ),
