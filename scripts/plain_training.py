@@ -169,7 +169,7 @@ def plain_model(model: EncoderDecoder) -> PlainModel:
     plain_one = PlainModel(
         source_vocabulary_size=encoder.embedding.num_embeddings,
         target_vocabulary_size=decoder.embedding.num_embeddings,
-        size=decoder.hidden_size,
+        size=decoder.output_size,
         layers=len(encoder.layers),
         bidirectional=encoder.directions[0] == 2,
         input_feeding=decoder.input_feeding,

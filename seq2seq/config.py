@@ -35,6 +35,7 @@ class ModelConfig:
     embedding_size: int = 256
     embedding_rank: int | None = None
     hidden_size: int = 256
+    projection_size: int | None = None
     encoder_layers: int = 1
     bidirectional: bool = True
     bidirectional_layers: int | None = None
@@ -185,6 +186,7 @@ class InitializerConfig:
     highway_bias: RuleConfig = field(default_factory=RuleConfig)
     norm_gain: RuleConfig = field(default_factory=RuleConfig)
     norm_bias: RuleConfig = field(default_factory=RuleConfig)
+    cell_projection: RuleConfig = field(default_factory=RuleConfig)
     copy_gate: RuleConfig = field(default_factory=RuleConfig)
     linear_bias: RuleConfig = field(default_factory=RuleConfig)
     calibration: CalibrationConfig | None = field(default_factory=CalibrationConfig)

@@ -12,7 +12,7 @@ from seq2seq.callbacks.layer_probe import LayerProbe, check_at_least_one, recurr
 from seq2seq.diagnostics.gradient_flow import LayerFlow
 from seq2seq.diagnostics.leading_exponents import leading_exponents
 from seq2seq.diagnostics.spectrum_by_squaring import quick_gate_spectra
-from seq2seq.models.recurrent import RecurrentLayer
+from seq2seq.models.recurrent import RecurrentLayer, recurrent_map
 
 
 class Spectrum(LayerProbe):
@@ -23,7 +23,7 @@ class Spectrum(LayerProbe):
     looks is said in :class:`~seq2seq.callbacks.layer_probe.LayerProbe`. TensorBoard gets:
 
     * ``spectrum/<layer>/<gate>/spectral_radius`` and ``.../largest_singular_value`` of each gate's
-      block of the recurrent matrix;
+      block of the recurrent matrix, with a projection of the product of both;
     * ``spectrum/<layer>/leading_exponent``: the largest Lyapunov exponent along the longest of the
       recorded examples, in natural logarithms per step: below 0 every change of the state decays,
       above 0 the layer is chaotic;
@@ -54,7 +54,7 @@ class Spectrum(LayerProbe):
         numbers: dict[str, float] = {}
         for name, flow in flows.items():
             layer = layers[name]
-            spectra = quick_gate_spectra(layer.rnn.get_parameter("weight_hh_l0"), layer.gates)
+            spectra = quick_gate_spectra(recurrent_map(layer.rnn), layer.gates)
             for gate, (radius, value) in spectra.items():
                 numbers[f"spectrum/{name}/{gate}/spectral_radius"] = radius
                 numbers[f"spectrum/{name}/{gate}/largest_singular_value"] = value

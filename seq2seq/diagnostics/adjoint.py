@@ -12,7 +12,6 @@ from torch import Tensor
 
 from seq2seq.diagnostics.linearization import Linearization, Zoneout
 from seq2seq.diagnostics.step_adjoint import linearize_steps
-from seq2seq.models.cells import StepCell
 from seq2seq.models.dropout import masked
 from seq2seq.models.recurrent import RecurrentLayer
 
@@ -247,9 +246,9 @@ def linearize(
         only with a cell state; recurrent_mask: as in
         :class:`~seq2seq.models.recurrent.RecurrentNoise`; zoneout: of a layer that has it.
     """
-    if isinstance(layer.rnn, StepCell):
+    if (equations := layer.equations) is not None:
         return linearize_steps(
-            layer.rnn, inputs, previous_hidden, initial_cell, recurrent_mask, zoneout
+            equations, inputs, previous_hidden, initial_cell, recurrent_mask, zoneout
         )
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     w, u, b_w, b_u = (getattr(layer.rnn, name).detach().to(inputs) for name in names)

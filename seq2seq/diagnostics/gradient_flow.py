@@ -301,7 +301,8 @@ class RecordedScan:
 
     Shape:
         inputs: ``[time, rows, input]``; outputs, previous_hidden, and both gradients:
-        ``[time, rows, hidden]``; initial_cell: ``[rows, hidden]``, None without a cell state;
+        ``[time, rows, hidden]``, of which that of the cell, as wide as the cell state, may be the
+        wider one; initial_cell: ``[rows, hidden]``, None without a cell state;
         lengths: int64 ``[rows]``; real: bool ``[time, rows, 1]``; recurrent_mask:
         ``[gates * hidden, hidden]``, the share of the recurrent weights that was used, or None;
         zoneout: ``[time, rows, hidden]`` of a layer that has it.
@@ -353,18 +354,19 @@ def recorded_scan(layer: RecurrentLayer, calls: Sequence[Call], scale: float = 1
 
     outputs = in_scan_order([call.outputs for call in calls])
     hidden_gradient = scale * in_scan_order([_gradient(call, "output") for call in calls])
-    cell_gradient = torch.zeros_like(hidden_gradient)
+    cell_gradient = hidden_gradient.new_zeros(*outputs.shape[:-1], layer.hidden_size)
     if stepwise:
         hidden_gradient += scale * _exact(torch.stack([_gradient(c, "hidden") for c in calls]))
-        cell_gradient += scale * _exact(torch.stack([_gradient(c, "cell") for c in calls]))
+        arrived = [_gradient(call, "cell", layer.hidden_size) for call in calls]
+        cell_gradient += scale * _exact(torch.stack(arrived))
     else:
         end = (lengths - 1, torch.arange(rows, device=lengths.device))
         hidden_gradient[end] += scale * _exact(_gradient(last, "hidden"))
-        cell_gradient[end] += scale * _exact(_gradient(last, "cell"))
-    zeros = torch.zeros_like(outputs[0])
-    initial_hidden = zeros if first.hidden is None else _exact(first.hidden)
+        cell_gradient[end] += scale * _exact(_gradient(last, "cell", layer.hidden_size))
+    initial_hidden = torch.zeros_like(outputs[0]) if first.hidden is None else _exact(first.hidden)
     initial_cell = None
     if layer.has_cell:
+        zeros = torch.zeros_like(cell_gradient[0])
         initial_cell = zeros if first.cell is None else _exact(first.cell)
     # Drawn once a sequence, so that every call has the same.
     mask = None if first.noise is None else first.noise.recurrent_mask
@@ -379,17 +381,23 @@ def recorded_scan(layer: RecurrentLayer, calls: Sequence[Call], scale: float = 1
         real=real.T.unsqueeze(2),
         stepwise=stepwise,
         recurrent_mask=None if mask is None else _exact(mask),
-        zoneout=_zoneout(layer, calls, outputs),
+        zoneout=_zoneout(layer, calls, outputs, cell_gradient),
         truncation=first.truncation,
     )
 
 
-def _zoneout(layer: RecurrentLayer, calls: Sequence[Call], like: Tensor) -> Zoneout | None:
-    """The masks that were drawn, in the order of the scan; the shares where none were."""
+def _zoneout(
+    layer: RecurrentLayer, calls: Sequence[Call], hidden: Tensor, cell: Tensor
+) -> Zoneout | None:
+    """The masks that were drawn, in the order of the scan; the shares where none were.
+
+    Shape:
+        as ``hidden`` and ``cell``.
+    """
     if not layer.zones_out:
         return None
 
-    def joined(masks: list[Tensor | None], share: float) -> Tensor:
+    def joined(masks: list[Tensor | None], share: float, like: Tensor) -> Tensor:
         drawn = [mask for mask in masks if mask is not None]
         if not drawn:
             return torch.full_like(like, share)
@@ -397,8 +405,8 @@ def _zoneout(layer: RecurrentLayer, calls: Sequence[Call], like: Tensor) -> Zone
 
     noises = [RecurrentNoise() if call.noise is None else call.noise for call in calls]
     return Zoneout(
-        joined([noise.keep_hidden for noise in noises], layer.zoneout_hidden),
-        joined([noise.keep_cell for noise in noises], layer.zoneout_cell),
+        joined([noise.keep_hidden for noise in noises], layer.zoneout_hidden, hidden),
+        joined([noise.keep_cell for noise in noises], layer.zoneout_cell, cell),
     )
 
 
@@ -407,24 +415,26 @@ def _exact(x: Tensor) -> Tensor:
     return x.to("cpu" if x.device.type == "mps" else x.device, torch.float64)
 
 
-def _gradient(call: Call, name: str) -> Tensor:
+def _gradient(call: Call, name: str, width: int | None = None) -> Tensor:
     """What arrived, or zeros: autograd sends nothing where nothing downstream was used."""
     like = call.outputs if name == "output" else call.outputs[:, 0]
-    return call.gradients.get(name, torch.zeros_like(like))
+    width = like.size(-1) if width is None else width
+    return call.gradients.get(name, like.new_zeros(*like.shape[:-1], width))
 
 
 def _unit_vectors(
     scan: RecordedScan, lengths: Tensor, seed: int, *, with_cell: bool
 ) -> tuple[Tensor, Tensor]:
     """A random unit vector in the state ``(h, c)`` of each example's last real timestep."""
-    rows, size = scan.outputs.shape[1:]
+    hidden, cell = torch.zeros_like(scan.outputs), torch.zeros_like(scan.cell_gradient)
+    rows, sizes = hidden.size(1), [hidden[0].numel(), cell[0].numel()]
     generator = torch.Generator().manual_seed(seed)
-    state = torch.randn(2, rows, size, generator=generator, dtype=torch.float64)
-    state[1] *= with_cell
-    state /= torch.linalg.vector_norm(state, dim=(0, 2), keepdim=True)
-    hidden, cell = torch.zeros_like(scan.outputs), torch.zeros_like(scan.outputs)
+    drawn = torch.randn(sum(sizes), generator=generator, dtype=torch.float64)
+    of_hidden, of_cell = (part.view(rows, -1) for part in torch.split(drawn, sizes))
+    of_cell = of_cell * with_cell
+    norm = torch.linalg.vector_norm(torch.cat([of_hidden, of_cell], dim=1), dim=1, keepdim=True)
     end = (lengths - 1, torch.arange(rows, device=lengths.device))
-    hidden[end], cell[end] = state.to(hidden)
+    hidden[end], cell[end] = (of_hidden / norm).to(hidden), (of_cell / norm).to(cell)
     return hidden, cell
 
 

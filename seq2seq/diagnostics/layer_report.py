@@ -23,7 +23,7 @@ from seq2seq.diagnostics.gradient_profile import GradientProfile, gradient_profi
 from seq2seq.diagnostics.linearization import Zoneout
 from seq2seq.diagnostics.lyapunov import lyapunov_exponents, memory_dimension
 from seq2seq.diagnostics.spectrum import GateSpectrum, gate_spectra
-from seq2seq.models.recurrent import RecurrentLayer, has_cell_state
+from seq2seq.models.recurrent import RecurrentLayer, recurrent_map
 
 # By the largest width they are for: examples and directions that are followed. More directions than
 # any task here has to remember; of wide layers, where each costs with the square of the width,
@@ -62,6 +62,7 @@ class LayerReport:
         layer: its name.
         cell: one of :data:`~seq2seq.models.recurrent.CELLS`.
         hidden_size: units.
+        directions: size of the state: of ``h``, with a cell state of ``h`` and ``c``.
         lengths: of the sequences that it scans.
         spectra: of each gate's block of the recurrent matrix.
         signal: of the forward pass.
@@ -74,6 +75,7 @@ class LayerReport:
     layer: str
     cell: str
     hidden_size: int
+    directions: int
     lengths: DataLengths
     spectra: dict[str, GateSpectrum]
     signal: ForwardSignal
@@ -96,11 +98,6 @@ class LayerReport:
     def half_life(self) -> float:
         """Steps in which the transport halves; negative if it grows: minus the steps to double."""
         return math.log(2) / -self.slope if self.slope else math.inf
-
-    @property
-    def directions(self) -> int:
-        """Size of the state: of ``h``, with a cell state of ``h`` and ``c``."""
-        return self.hidden_size * (2 if has_cell_state(self.cell) else 1)
 
     @property
     def vanilla(self) -> bool:
@@ -171,8 +168,9 @@ def report_layers(
                 layer=name,
                 cell=layer.cell,
                 hidden_size=layer.hidden_size,
+                directions=flow.linearization.state_size,
                 lengths=data[part],
-                spectra=gate_spectra(layer.rnn.get_parameter("weight_hh_l0"), layer.gates),
+                spectra=gate_spectra(recurrent_map(layer.rnn), layer.gates),
                 signal=forward_signal(layer, scan, lengths=lengths),
                 transport=profiles.pop("transport"),
                 gradient=profiles,

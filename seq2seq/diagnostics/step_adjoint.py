@@ -31,8 +31,8 @@ class StepLinearization(Linearization):
     Shape:
         driven: what the inputs add, ``[time, batch, gates * hidden]``; recurrent_weight:
         ``[gates * hidden, hidden]``; previous_hidden, previous_cell: states before each step,
-        ``[time, batch, hidden]``, the second None without a cell state; hidden: after it; zoneout:
-        of a layer that has it.
+        ``[time, batch, hidden]``, the second None without a cell state, and wider where the first
+        is projected; hidden: after it; zoneout: of a layer that has it.
     """
 
     cell: StepCell
@@ -47,6 +47,11 @@ class StepLinearization(Linearization):
     def has_cell(self) -> bool:
         """As the cell says."""
         return self.previous_cell is not None
+
+    @property
+    def state_size(self) -> int:
+        """Both may differ in width."""
+        return sum(one.size(-1) for one in self._states_before(0))
 
     def part(self, length: int, row: int) -> "StepLinearization":
         """The first ``length`` timesteps of one example, as a batch of one."""
@@ -67,7 +72,9 @@ class StepLinearization(Linearization):
         """One vector-Jacobian product a step, of all losses together."""
         hidden = hidden.clone()
         if self.has_cell:
-            cell = torch.zeros_like(hidden) if cell is None else cell.clone()
+            assert self.previous_cell is not None
+            width = self.previous_cell.size(-1)
+            cell = hidden.new_zeros(*hidden.shape[:-1], width) if cell is None else cell.clone()
         else:
             cell = None
         for now in reversed(range(len(hidden))):
@@ -96,7 +103,7 @@ class StepLinearization(Linearization):
 
         Forward-mode differentiation would compile its rules first, which takes seconds.
         """
-        changes = change.movedim(2, 0).chunk(2 if self.has_cell else 1, dim=2)
+        changes = self._parts(change)
         before, after = self._step(now, changes[0])
         with torch.enable_grad():
             u = [torch.zeros_like(one).requires_grad_() for one in after]
@@ -106,7 +113,7 @@ class StepLinearization(Linearization):
 
     def carry_back(self, now: int, derivative: Tensor) -> Tensor:
         """By automatic differentiation in reverse mode."""
-        hidden, *cell = derivative.movedim(2, 0).chunk(2 if self.has_cell else 1, dim=2)
+        hidden, *cell = self._parts(derivative)
         before, _ = self._back(now, hidden, cell[0] if cell else None)
         return torch.cat(before, dim=2).movedim(0, 2)
 
@@ -122,6 +129,11 @@ class StepLinearization(Linearization):
             chosen = [one * part.unsqueeze(2) for one in arrived]
             gradients += _derivatives(after, [weight], chosen, retain_graph=True)
         return torch.stack(gradients)
+
+    def _parts(self, state: Tensor) -> tuple[Tensor, ...]:
+        """``h`` and ``c`` with the directions first, from ``[batch, state, directions]``."""
+        widths = [one.size(-1) for one in self._states_before(0)]
+        return torch.split(state.movedim(2, 0), widths, dim=2)
 
     def _states_before(self, now: int | slice) -> tuple[Tensor, ...]:
         if self.previous_cell is None:
@@ -154,7 +166,8 @@ class StepLinearization(Linearization):
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """States before and after, once for every direction or loss of ``like``, with a graph."""
         before = tuple(
-            one.expand_as(like).clone().requires_grad_() for one in self._states_before(now)
+            one.expand(*like.shape[:-1], -1).clone().requires_grad_()
+            for one in self._states_before(now)
         )
         with torch.enable_grad():
             return before, self._after(now, before)

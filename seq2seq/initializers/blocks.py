@@ -62,7 +62,7 @@ class ParameterLayout:
         rows, *columns = self.parameter.shape or (1,)
         shape = (rows // max(1, len(self.gates)), *columns)
         fan_in = self._fan_in()
-        kind = _kind(self.owner)
+        kind = _kind(self.owner, self.local_name)
         return tuple(Block(shape, fan_in, shape[0], kind, gate) for gate in self.gates or ("",))
 
     def other_bias(self) -> nn.Parameter | None:
@@ -103,8 +103,10 @@ def _gates(owner: nn.Module, local_name: str) -> str:
     return gates_of(owner) if {"ih", "hh"} & set(local_name.split("_")) else ""
 
 
-def _kind(owner: nn.Module) -> str:
+def _kind(owner: nn.Module, local_name: str) -> str:
     match owner:
+        case _ if "hr" in local_name.split("_"):
+            return "linear"  # the projection of an LSTM's hidden state
         case _ if gates_of(owner):
             return "recurrent"
         case nn.Linear():

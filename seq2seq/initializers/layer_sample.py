@@ -19,7 +19,6 @@ from seq2seq.diagnostics.gradient_profile import gradient_profiles
 from seq2seq.diagnostics.layer_report import attenuation_over
 from seq2seq.diagnostics.step_adjoint import exact_copy
 from seq2seq.initializers.blocks import KEEP_GATES
-from seq2seq.models.cells import StepCell
 from seq2seq.models.recurrent import RecurrentLayer, RecurrentState
 
 _MIN_EXAMPLES = 8
@@ -97,8 +96,8 @@ class LayerSample:
         In float64.
         """
         inputs = self._inputs[self.real.T].double()
-        if isinstance(self.layer.rnn, StepCell):
-            driven = exact_copy(self.layer.rnn, inputs).drive(inputs)
+        if (equations := self.layer.equations) is not None:
+            driven = exact_copy(equations, inputs).drive(inputs)
             return driven.chunk(len(self.gates), dim=1)[self.gates.index(gate)] + self.block(
                 "bias_hh", gate
             )

@@ -113,7 +113,8 @@ def _keep_size(sample: LayerSample, tolerance: float, trials: int) -> LayerCalib
             name, "sequences of fewer than three timesteps have no middle to compare"
         )
     drawn = weight.clone()
-    size = float(drawn.double().square().sum().div(len(drawn)).sqrt())
+    values = len(sample.gates) * drawn.size(1)  # a block may have more rows than columns
+    size = float(drawn.double().square().sum().div(values).sqrt())
     if not size:
         return _recurrent_left(name, "its matrix is zero, which no gain changes")
 

@@ -13,7 +13,7 @@ from torch import nn
 from seq2seq.diagnostics.spectrum import gate_blocks, spectral_radius
 from seq2seq.initializers.rules import Assignment, Initialization
 from seq2seq.initializers.trials import LayerCalibration
-from seq2seq.models.recurrent import gates_of
+from seq2seq.models.recurrent import gates_of, recurrent_map
 
 # Eigenvalues of one 1024 x 1024 block take a third of a second, of 2048 x 2048 about eight times
 # that.
@@ -106,7 +106,7 @@ def _describe(assignment: Assignment, changed: Mapping[nn.Parameter, str]) -> Pa
     recurrent = bool(gates_of(layout.owner))
     radii = {}
     if recurrent and layout.local_name.startswith("weight_hh"):
-        blocks = gate_blocks(layout.parameter, layout.gates)
+        blocks = gate_blocks(recurrent_map(layout.owner), layout.gates)
         radii = {
             gate: spectral_radius(block)
             for gate, block in blocks.items()

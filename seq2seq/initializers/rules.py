@@ -39,8 +39,9 @@ SHORTEST_SPREAD = 3.0
 # Roles of parts that no preset's source knows, each with what its paper sets, or with what leaves
 # the parts around it as they were; a config's own entry replaces them value by value.
 PART_ROLES: Mapping[str, Mapping[str, Any]] = {
-    # What it makes of the table's rows has their scale.
+    # What these make of the table's rows and of an LSTM's units has their scale.
     "embedding_projection": {"pattern": "*embedding.projection.weight", "scheme": "lecun_normal"},
+    "cell_projection": {"pattern": "*weight_hr_l*", "scheme": "lecun_normal"},
     "highway": {"pattern": "*highway.weight", "scheme": "xavier_uniform"},
     "copy_gate": {"pattern": "*copy_mechanism.gate.weight", "scheme": "xavier_uniform"},
     "highway_bias": {"pattern": "*highway.bias", "scheme": "constant", "value": -1.0},

@@ -27,6 +27,8 @@ class Bridge(nn.Module):
         encoder_directions: number of scans of each encoder layer, from the bottom.
         encoder_hidden_size: width of each scan.
         decoder_layers, decoder_hidden_size: shape of the decoder.
+        projection_size: width of the hidden states of both sides, where they are projected: only
+            the cell states have the widths above then.
 
     Raises:
         ValueError: for an unknown kind, or sizes that ``copy`` can't join.
@@ -41,6 +43,7 @@ class Bridge(nn.Module):
         encoder_hidden_size: int,
         decoder_layers: int,
         decoder_hidden_size: int,
+        projection_size: int | None = None,
     ) -> None:
         super().__init__()
         if kind not in BRIDGES:
@@ -49,31 +52,39 @@ class Bridge(nn.Module):
         self.encoder_directions = tuple(encoder_directions)
         first = len(self.encoder_directions) - decoder_layers
         self._sources = [max(0, first + index) for index in range(decoder_layers)]
-        joined = [self.encoder_directions[one] * encoder_hidden_size for one in self._sources]
-        for width in joined:
-            if kind == "copy" and width != decoder_hidden_size:
-                raise ValueError(
-                    f"bridge=copy needs equal widths, but the encoder's directions have {width} "
-                    f"together and the decoder has {decoder_hidden_size}: change one, or use "
-                    "bridge=linear"
-                )
         self.decoder_layers = decoder_layers
-        self.decoder_hidden_size = decoder_hidden_size
         self.has_cell = has_cell_state(cell)
+        cell_widths = encoder_hidden_size, decoder_hidden_size
+        hidden_widths = cell_widths if projection_size is None else (projection_size,) * 2
+        self.decoder_widths = hidden_widths[1], cell_widths[1]
+        for of_encoder, of_decoder in (hidden_widths, cell_widths):
+            for width in self._joined(of_encoder):
+                if kind == "copy" and width != of_decoder:
+                    raise ValueError(
+                        "bridge=copy needs equal widths, but the encoder's directions have "
+                        f"{width} together and the decoder has {of_decoder}: change one, or use "
+                        "bridge=linear"
+                    )
         if kind == "linear":
-            self.hidden = self._maps(joined)
+            self.hidden = self._maps(*hidden_widths)
             if self.has_cell:
-                self.cell = self._maps(joined)
+                self.cell = self._maps(*cell_widths)
 
-    def _maps(self, joined: Sequence[int]) -> nn.ModuleList:
-        return nn.ModuleList(nn.Linear(width, self.decoder_hidden_size) for width in joined)
+    def _joined(self, width: int) -> list[int]:
+        """Width of the directions of each source together."""
+        return [self.encoder_directions[one] * width for one in self._sources]
+
+    def _maps(self, of_encoder: int, of_decoder: int) -> nn.ModuleList:
+        return nn.ModuleList(nn.Linear(width, of_decoder) for width in self._joined(of_encoder))
 
     def forward(self, state: RecurrentState) -> RecurrentState:
         """To ``[decoder_layers, batch, hidden]`` from the encoder's ``[scans, batch, hidden]``."""
         if self.kind == "zero":
-            batch = state.hidden.size(1)
-            zeros = state.hidden.new_zeros(self.decoder_layers, batch, self.decoder_hidden_size)
-            return RecurrentState(zeros, zeros if self.has_cell else None)
+            layers, batch = self.decoder_layers, state.hidden.size(1)
+            hidden, cell = (
+                state.hidden.new_zeros(layers, batch, width) for width in self.decoder_widths
+            )
+            return RecurrentState(hidden, cell if self.has_cell else None)
         linear = self.kind == "linear"
         hidden = self._map(state.hidden, self.hidden if linear else None)
         if state.cell is None:

@@ -144,6 +144,8 @@ class Decoder(nn.Module):
         cell: see :class:`~seq2seq.models.recurrent.RecurrentLayer`.
         embedding_size: width of the target embedding.
         hidden_size: width of each layer and of the features.
+        projection_size: width of the layers' hidden states and of the features after a projection,
+            see :class:`~seq2seq.models.recurrent.RecurrentLayer`.
         layers: depth.
         attention: a ready module, or None.
         memory_size: width of the encoder's outputs.
@@ -184,6 +186,7 @@ class Decoder(nn.Module):
         layers: int,
         attention: Attention | None,
         memory_size: int,
+        projection_size: int | None = None,
         embedding_rank: int | None = None,
         shared_embedding: nn.Embedding | None = None,
         input_feeding: bool = False,
@@ -221,12 +224,13 @@ class Decoder(nn.Module):
                 "query_state=previous computes the context before the step that uses it, so it "
                 "needs input_feeding=true"
             )
-        if tie_embeddings and embedding_size != hidden_size:
+        width = hidden_size if projection_size is None else projection_size
+        if tie_embeddings and embedding_size != width:
             raise ValueError(
                 f"tie_embeddings=true needs equal widths, but embedding_size is {embedding_size} "
-                f"and the decoder's hidden size is {hidden_size}"
+                f"and the decoder's hidden size is {width}"
             )
-        self.hidden_size = hidden_size
+        self.output_size = width
         self.input_feeding = input_feeding
         self.query_state = query_state
         self.truncation = truncation
@@ -245,12 +249,13 @@ class Decoder(nn.Module):
         self.output_dropout = dropout(output_dropout)
         fed_size = 0
         if input_feeding:
-            fed_size = memory_size if query_state == "previous" else hidden_size
+            fed_size = memory_size if query_state == "previous" else width
         self.layers = nn.ModuleList(
             RecurrentLayer(
                 cell=cell,
-                input_size=hidden_size if index else embedding_size + fed_size,
+                input_size=width if index else embedding_size + fed_size,
                 hidden_size=hidden_size,
+                projection_size=projection_size,
                 weight_dropout=weight_dropout,
                 zoneout_hidden=zoneout_hidden,
                 zoneout_cell=zoneout_cell,
@@ -258,19 +263,19 @@ class Decoder(nn.Module):
             )
             for index in range(layers)
         )
-        self.connections = connections(layer_connection, [hidden_size] * layers)
+        self.connections = connections(layer_connection, [width] * layers)
         self.attention = attention
         if attention is not None:
-            self.attention_vector = nn.Linear(memory_size + hidden_size, hidden_size, bias=False)
+            self.attention_vector = nn.Linear(memory_size + width, width, bias=False)
         self.copy_mechanism: CopyMechanism | None = None
         if copy_mechanism:
             self.copy_mechanism = CopyMechanism(
                 context_size=memory_size,
-                hidden_size=hidden_size,
+                hidden_size=width,
                 input_size=embedding_size + fed_size,
                 pad_id=pad_id,
             )
-        self.output = make_output(hidden_size, self.embedding, tied=tie_embeddings)
+        self.output = make_output(width, self.embedding, tied=tie_embeddings)
 
     def first_state(self, recurrent: RecurrentState, memory: Memory | None) -> DecoderState:
         """The state before the first token, from the bridge's ``[layers, batch, hidden]``."""
@@ -281,7 +286,7 @@ class Decoder(nn.Module):
             attention = self.attention.first_state(memory)
         fed = None
         if self.input_feeding and self.query_state == "current":
-            fed = recurrent.hidden.new_zeros(recurrent.hidden.size(1), self.hidden_size)
+            fed = recurrent.hidden.new_zeros(recurrent.hidden.size(1), self.output_size)
         return DecoderState(recurrent, fed, noise, attention)
 
     def _draw_noise(self, like: Tensor) -> DecoderNoise | None:
@@ -295,7 +300,7 @@ class Decoder(nn.Module):
         layers, recurrent = {}, {}
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, RecurrentLayer)
-            mask = drawn(self.layer_dropout, self.hidden_size) if index else None
+            mask = drawn(self.layer_dropout, self.output_size) if index else None
             if mask is not None:
                 layers[index] = mask
             if (disturbed := layer.draw_noise()) is not None:
@@ -303,7 +308,7 @@ class Decoder(nn.Module):
         return DecoderNoise(
             words=self.word_dropout.draw(like),
             embedding=drawn(self.embedding_dropout, self.embedding_size),
-            output=drawn(self.output_dropout, self.hidden_size),
+            output=drawn(self.output_dropout, self.output_size),
             layers=layers,
             recurrent=recurrent,
         )

@@ -50,6 +50,7 @@ class EncoderLayer(nn.Module):
         input_size: int,
         hidden_size: int,
         bidirectional: bool,
+        projection_size: int | None = None,
         weight_dropout: float = 0.0,
         zoneout_hidden: float = 0.0,
         zoneout_cell: float = 0.0,
@@ -60,6 +61,7 @@ class EncoderLayer(nn.Module):
             cell=cell,
             input_size=input_size,
             hidden_size=hidden_size,
+            projection_size=projection_size,
             weight_dropout=weight_dropout,
             zoneout_hidden=zoneout_hidden,
             zoneout_cell=zoneout_cell,
@@ -71,6 +73,7 @@ class EncoderLayer(nn.Module):
                 cell=cell,
                 input_size=input_size,
                 hidden_size=hidden_size,
+                projection_size=projection_size,
                 reverse=True,
                 weight_dropout=weight_dropout,
                 zoneout_hidden=zoneout_hidden,
@@ -104,6 +107,8 @@ class Encoder(nn.Module):
         embedding_rank: width of its table, see
             :class:`~seq2seq.models.embedding.FactoredEmbedding`; None for a table of full width.
         hidden_size: width of each direction of each layer.
+        projection_size: width of their hidden states after a projection, see
+            :class:`~seq2seq.models.recurrent.RecurrentLayer`.
         layers: depth.
         bidirectional: scan in both directions.
         bidirectional_layers: so many layers, from the bottom, do so and the rest scan forwards; all
@@ -135,6 +140,7 @@ class Encoder(nn.Module):
         hidden_size: int,
         layers: int,
         bidirectional: bool,
+        projection_size: int | None = None,
         embedding_rank: int | None = None,
         bidirectional_layers: int | None = None,
         layer_connection: str = "none",
@@ -165,7 +171,8 @@ class Encoder(nn.Module):
         self.directions = tuple(
             2 if bidirectional and index < both else 1 for index in range(layers)
         )
-        widths = [directions * hidden_size for directions in self.directions]
+        width = hidden_size if projection_size is None else projection_size
+        widths = [directions * width for directions in self.directions]
         self.output_size = widths[-1]
         self.reverse_source = reverse_source
         self.embedding = make_embedding(
@@ -182,6 +189,7 @@ class Encoder(nn.Module):
                 cell=cell,
                 input_size=below,
                 hidden_size=hidden_size,
+                projection_size=projection_size,
                 bidirectional=directions == 2,
                 weight_dropout=weight_dropout,
                 zoneout_hidden=zoneout_hidden,

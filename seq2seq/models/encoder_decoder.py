@@ -158,7 +158,7 @@ class EncoderDecoder(nn.Module):
         """
         mechanism = self.decoder.copy_mechanism
         assert mechanism is not None
-        sizes = [self.decoder.hidden_size, extended_source.size(1)]
+        sizes = [self.decoder.output_size, extended_source.size(1)]
         own, scores = torch.split(features, sizes, dim=1)
         own = own.to(self.decoder.attention_vector.weight.dtype)
         return mechanism.mixture(self.decoder.output(own), scores, extended_source)
@@ -232,6 +232,7 @@ def encoder_decoder(
     embedding_size: int = 256,
     embedding_rank: int | None = None,
     hidden_size: int = 256,
+    projection_size: int | None = None,
     encoder_layers: int = 1,
     bidirectional: bool = True,
     bidirectional_layers: int | None = None,
@@ -273,6 +274,8 @@ def encoder_decoder(
         embedding_rank: width of their tables, where a projection to ``embedding_size`` follows;
             without one if None.
         hidden_size: width of each direction of the encoder's layers.
+        projection_size: width of the hidden states of the LSTMs on both sides, and of what is read
+            off them, where a projection follows; without one if None.
         encoder_layers: depth of the encoder.
         bidirectional: whether the encoder scans in both directions.
         bidirectional_layers: how many of its layers do, from the bottom; all if None.
@@ -318,6 +321,7 @@ def encoder_decoder(
         "embedding_size": embedding_size,
         "embedding_rank": embedding_rank,
         "hidden_size": hidden_size,
+        "projection_size": projection_size,
         "encoder_layers": encoder_layers,
         "bidirectional_layers": bidirectional_layers,
         "decoder_layers": decoder_layers,
@@ -371,6 +375,7 @@ def encoder_decoder(
         embedding_size=embedding_size,
         embedding_rank=embedding_rank,
         hidden_size=hidden_size,
+        projection_size=projection_size,
         layers=encoder_layers,
         bidirectional=bidirectional,
         bidirectional_layers=bidirectional_layers,
@@ -393,6 +398,7 @@ def encoder_decoder(
         encoder_hidden_size=hidden_size,
         decoder_layers=decoder_layers,
         decoder_hidden_size=decoder_hidden_size,
+        projection_size=projection_size,
     )
     scores = None
     without_attention = {
@@ -412,7 +418,7 @@ def encoder_decoder(
     if attention != "none":
         scores = Attention(
             kind=attention,
-            query_size=decoder_hidden_size,
+            query_size=decoder_hidden_size if projection_size is None else projection_size,
             memory_size=encoder.output_size,
             attention_size=attention_size,
             heads=attention_heads,
@@ -436,6 +442,7 @@ def encoder_decoder(
         embedding_rank=embedding_rank,
         shared_embedding=encoder.embedding if share_embeddings else None,
         hidden_size=decoder_hidden_size,
+        projection_size=projection_size,
         layers=decoder_layers,
         attention=scores,
         memory_size=encoder.output_size,

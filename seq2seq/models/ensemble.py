@@ -88,7 +88,7 @@ class Ensemble(nn.Module):
 
     def _log_probabilities(self, features: Tensor, extended_source: Tensor | None) -> Tensor:
         copied = 0 if extended_source is None else extended_source.size(1)
-        widths = [member.decoder.hidden_size + copied for member in self.networks()]
+        widths = [member.decoder.output_size + copied for member in self.networks()]
         parts = torch.split(features, widths, dim=-1)
         return _mixture(
             [

@@ -5,6 +5,7 @@ timestep can be read alone. Stacking layers, joining directions and dropout betw
 belong to the encoder and the decoder.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch._higher_order_ops import scan
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from seq2seq.models.cells import STEP_CELLS, StepCell
+from seq2seq.models.cells import STEP_CELLS, ProjectedLSTM, StepCell
 from seq2seq.models.dropout import draw_mask, masked
 
 # Of the cells with a kernel, one letter a gate in the order in which the blocks lie in memory.
@@ -34,6 +35,7 @@ class RecurrentState(NamedTuple):
     Shape:
         hidden: ``[layers, batch, hidden]``.
         cell: ``[layers, batch, hidden]`` for a cell that :func:`has_cell_state`, otherwise None.
+            Where the hidden state is projected, the cell state is wider than that.
     """
 
     hidden: Tensor
@@ -78,14 +80,26 @@ def gates_of(module: nn.Module) -> str:
     return KERNEL_GATES[module.mode.lower()] if isinstance(module, nn.RNNBase) else ""
 
 
+def recurrent_map(module: nn.Module) -> Tensor:
+    """What a step does to the units of the step before, ``[gates * hidden, hidden]``, detached.
+
+    The hidden-to-hidden weights ``U``; with a projection ``U W_r``, since it is neither alone that
+    turns the units of one step into those of the next.
+    """
+    weight = module.get_parameter("weight_hh_l0").detach()
+    if isinstance(module, nn.LSTM) and module.proj_size:
+        return weight @ module.get_parameter("weight_hr_l0").detach()
+    return weight
+
+
 class RecurrentNoise(NamedTuple):
     """What is drawn at random for a pass through a layer.
 
     Shape:
-        recurrent_mask: ``[gates * hidden, hidden]``, multiplies the hidden-to-hidden weights at all
-            timesteps of a sequence.
+        recurrent_mask: as the hidden-to-hidden weights, which it multiplies at all timesteps of a
+            sequence.
         keep_hidden, keep_cell: ``[batch, time, hidden]`` in the order of the scan, 1 where the
-            state stays what it was.
+            state stays what it was; each as wide as its state.
     """
 
     recurrent_mask: Tensor | None = None
@@ -150,13 +164,21 @@ class RecurrentLayer(nn.Module):
     These have a kernel that runs over all timesteps; those of `seq2seq.models.cells` walk step by
     step, after one product of all inputs with ``W``.
 
+    LSTM with projection (Sak, Senior and Beaufays 2014, "Long short-term memory recurrent neural
+    network architectures for large scale acoustic modeling", the recurrent projection), whose
+    hidden state ``h`` is narrower than the cell state::
+
+        h_t = W_r (o * tanh(c_t))
+
     Weights lie gate by gate as ``[gates * hidden, in]``, in PyTorch's order: LSTM ``i f g o``,
     GRU ``r z n``. A large ``z`` remembers, whereas papers often write it the other way round.
 
     Args:
         cell: one of :data:`CELLS`.
         input_size: width of the input.
-        hidden_size: width of the hidden state.
+        hidden_size: number of units: width of the cell state and, but for a projection, of the
+            hidden state.
+        projection_size: width of the LSTM's hidden state after a projection; without one if None.
         reverse: scan each sequence from its last real timestep to its first.
         weight_dropout: share of the hidden-to-hidden weights dropped by :meth:`draw_noise`:
             DropConnect within the recurrence, the same weights at every timestep, which stays fused
@@ -176,9 +198,12 @@ class RecurrentLayer(nn.Module):
             is not, and each chunk's own counts (Williams and Peng 1990; Sutskever 2013, "Training
             recurrent neural networks", section 2.8.6). All of them if None.
 
+    Attributes:
+        output_size: width of the hidden state, which is the layer's output.
+
     Raises:
-        ValueError: if ``cell`` is not one of :data:`CELLS`, or for ``zoneout_cell`` without a cell
-            state.
+        ValueError: if ``cell`` is not one of :data:`CELLS`, for ``zoneout_cell`` without a cell
+            state, or for a projection that can't be.
     """
 
     def __init__(
@@ -187,6 +212,7 @@ class RecurrentLayer(nn.Module):
         cell: str,
         input_size: int,
         hidden_size: int,
+        projection_size: int | None = None,
         reverse: bool = False,
         weight_dropout: float = 0.0,
         zoneout_hidden: float = 0.0,
@@ -197,6 +223,7 @@ class RecurrentLayer(nn.Module):
         self.cell = cell
         self.input_size = input_size
         self.hidden_size = hidden_size
+        self.output_size = hidden_size if projection_size is None else projection_size
         self.reverse = reverse
         self.weight_dropout = weight_dropout
         self.zoneout_hidden = zoneout_hidden
@@ -208,10 +235,24 @@ class RecurrentLayer(nn.Module):
                 f"zoneout_cell is {zoneout_cell}, but cell={cell} has no cell state: set it to 0, "
                 "or use zoneout_hidden"
             )
+        self.projects = projection_size is not None
+        if self.projects and cell != "lstm":
+            raise ValueError(
+                f"projection_size is {projection_size}, but cell={cell} has no projection: set it "
+                "to null, or use cell=lstm"
+            )
+        if self.projects and self.output_size >= hidden_size:
+            raise ValueError(
+                f"projection_size is {projection_size}, but it must be below the number of units, "
+                f"and a layer has {hidden_size}: choose a smaller one, or null for no projection"
+            )
         self.rnn: nn.LSTM | nn.GRU | nn.RNN | StepCell
         match cell:
             case "lstm":
-                self.rnn = nn.LSTM(input_size, hidden_size, batch_first=True)
+                if projection_size:  # nothing can be done about it, and results are the same
+                    warnings.filterwarnings("ignore", "LSTM with projections is not supported with")
+                projected = projection_size or 0
+                self.rnn = nn.LSTM(input_size, hidden_size, batch_first=True, proj_size=projected)
             case "gru":
                 self.rnn = nn.GRU(input_size, hidden_size, batch_first=True)
             case "rnn_tanh":
@@ -229,6 +270,16 @@ class RecurrentLayer(nn.Module):
         """One letter a gate, in the order of the rows of the weights."""
         return gates_of(self.rnn)
 
+    @property
+    def equations(self) -> StepCell | None:
+        """The cell as equations of one timestep, sharing its weights; None where none are written.
+
+        Diagnostics differentiate these; the kernels' other cells have closed forms there.
+        """
+        if isinstance(self.rnn, StepCell):
+            return self.rnn
+        return ProjectedLSTM(self.rnn) if isinstance(self.rnn, nn.LSTM) and self.projects else None
+
     def draw_noise(self) -> RecurrentNoise | None:
         """What is drawn once a sequence in training; None in evaluation, and if nothing is."""
         if not self.training or not self.weight_dropout:
@@ -240,15 +291,15 @@ class RecurrentLayer(nn.Module):
         """Add to ``noise`` what is drawn at every timestep of the input ``x`` in training."""
         if not self.training or not self.zones_out:
             return noise
-        shape = (x.size(0), x.size(1), self.hidden_size)
         exact = torch.promote_types(x.dtype, torch.float32)
 
-        def drawn(share: float) -> Tensor:
+        def drawn(share: float, size: int) -> Tensor:
+            shape = (x.size(0), x.size(1), size)
             return torch.empty(shape, dtype=exact, device=x.device).bernoulli_(share)
 
-        cell = drawn(self.zoneout_cell) if self.has_cell else None
+        cell = drawn(self.zoneout_cell, self.hidden_size) if self.has_cell else None
         mask = None if noise is None else noise.recurrent_mask
-        return RecurrentNoise(mask, drawn(self.zoneout_hidden), cell)
+        return RecurrentNoise(mask, drawn(self.zoneout_hidden, self.output_size), cell)
 
     @property
     def zones_out(self) -> bool:
@@ -398,7 +449,8 @@ class RecurrentLayer(nn.Module):
     def _zeros(self, x: Tensor) -> RecurrentState:
         """The state before the first timestep of ``x``, ``[batch, ...]``, if none is given."""
         zeros = x.new_zeros(1, x.size(0), self.hidden_size)
-        return RecurrentState(zeros, zeros if self.has_cell else None)
+        hidden = x.new_zeros(1, x.size(0), self.output_size) if self.projects else zeros
+        return RecurrentState(hidden, zeros if self.has_cell else None)
 
     def _walk_in_graph(self, x: Tensor, lengths: Tensor) -> RecurrentOutput:
         """Step by step from zeros, as one operator of an exported graph, for any number of steps.
@@ -426,7 +478,7 @@ class RecurrentLayer(nn.Module):
         return RecurrentOutput(output, RecurrentState(*final))
 
     def _weights(self, noise: RecurrentNoise | None) -> list[Tensor]:
-        """Input-hidden, hidden-hidden, and their biases."""
+        """Input-hidden, hidden-hidden, their biases, and the projection if there is one."""
         weights: list[Tensor] = list(self.rnn.parameters())
         if noise is not None:
             weights[1] = masked(weights[1], noise.recurrent_mask)
@@ -488,6 +540,9 @@ class RecurrentLayer(nn.Module):
     def _step(
         self, x: Tensor, state: RecurrentState | None, noise: RecurrentNoise | None
     ) -> RecurrentOutput:
+        if self.projects:  # PyTorch's single step has no projection, but its scan may be one step
+            _, final = self._scan(x, state, noise)
+            return RecurrentOutput(final.hidden.transpose(0, 1), final)
         weights = self._weights(noise)
         x = x.squeeze(1)
         state = state or self._zeros(x)

@@ -7,6 +7,7 @@ without padding, masks, batches or fused kernels, and asks autograd for every st
 import math
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -37,6 +38,9 @@ from seq2seq.models.recurrent import (
 VOCABULARY = 11
 SOURCE_LENGTHS = torch.tensor([5, 9, 3, 1, 7, 9])
 TARGET_LENGTHS = torch.tensor([4, 2, 8, 6, 1, 8])
+PROJECTED = "lstm with projection"
+EVERY_CELL = (*CELLS, PROJECTED)
+PROJECTION = 3
 
 
 @dataclass
@@ -62,7 +66,14 @@ def make_pairs(*, more_padding: int = 0, seed: int = 0) -> Pairs:
     return Pairs(ragged(SOURCE_LENGTHS), ragged(TARGET_LENGTHS), ragged(TARGET_LENGTHS))
 
 
-def make_model(**options: object) -> EncoderDecoder:
+def kind_of(cell: str) -> dict[str, Any]:
+    """The options that make a cell of these tests."""
+    if cell == PROJECTED:
+        return {"cell": "lstm", "projection_size": PROJECTION}
+    return {"cell": cell}
+
+
+def make_model(cell: str = "lstm", **options: object) -> EncoderDecoder:
     values: dict[str, object] = {
         "source_vocabulary_size": VOCABULARY,
         "target_vocabulary_size": VOCABULARY,
@@ -71,7 +82,7 @@ def make_model(**options: object) -> EncoderDecoder:
         "hidden_size": 4,
     }
     torch.manual_seed(1)
-    model = encoder_decoder(**(values | options))  # type: ignore[arg-type]
+    model = encoder_decoder(**(values | kind_of(cell) | options))  # type: ignore[arg-type]
     for parameter in model.parameters():  # large enough that no gate is near one half
         parameter.data.mul_(1.5)
     return model.double()
@@ -130,7 +141,8 @@ def one_step(layer: RecurrentLayer, x: Tensor, h: Tensor, c: Tensor) -> tuple[Te
     if layer.cell == "lstm":
         i, f, g, o = (sum(gate(index)) for index in range(4))
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
+        shown = torch.sigmoid(o) * torch.tanh(c)
+        return (rnn.weight_hr_l0 @ shown if layer.projects else shown), c
     if layer.cell == "gru":
         r, z = torch.sigmoid(sum(gate(0))), torch.sigmoid(sum(gate(1)))
         from_input, from_hidden = gate(2)
@@ -226,7 +238,7 @@ def unrolled(
             if layer is None:
                 continue
             trace = traces[f"encoder/layer{index}/{direction}"] = Trace([], [])
-            h = c = zeros
+            h, c = zeros[: layer.output_size], zeros
             for x in xs if direction == "forward" else reversed(xs):
                 trace.step(layer, x, h, c)
                 h, c = trace.hidden[-1], trace.cell[-1]
@@ -251,7 +263,7 @@ def unrolled(
         states.append((h, c))
         traces[f"decoder/layer{index}"] = Trace([], [])
 
-    fed = torch.zeros(decoder.hidden_size, dtype=xs[0].dtype)
+    fed = torch.zeros(decoder.output_size, dtype=xs[0].dtype)
     loss = torch.zeros((), dtype=xs[0].dtype)
     for time in range(int(TARGET_LENGTHS[row])):
         x = decoder.embedding.weight[pairs.decoder_input[row, time]]
@@ -311,7 +323,7 @@ def assert_flows_equal_reference(
     ("cell", "attention", "bidirectional"),
     [
         *product(KERNEL_GATES, ["none", "general"], [False, True]),
-        *product(STEP_CELLS, ["general"], [True]),
+        *product([*STEP_CELLS, PROJECTED], ["general"], [True]),
     ],
 )
 def test_total_derivatives_equal_the_unrolled_reference_with_dropout_between_layers(
@@ -330,7 +342,7 @@ def test_total_derivatives_equal_the_unrolled_reference_with_dropout_between_lay
     assert_flows_equal_reference(model, pairs, flows, masks)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", EVERY_CELL)
 @pytest.mark.parametrize("input_feeding", [False, True])
 def test_dropped_recurrent_weights_give_the_flow_of_a_network_that_has_only_the_others(
     cell: str, input_feeding: bool
@@ -356,19 +368,20 @@ def test_dropped_recurrent_weights_give_the_flow_of_a_network_that_has_only_the_
         torch.testing.assert_close(whole, layer.rnn.weight_hh_l0.grad, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", EVERY_CELL)
 @pytest.mark.parametrize("training", [False, True])
 def test_zoneout_gives_the_same_flow_carried_back_here_and_by_autograd_step_by_step(
     cell: str, training: bool
 ) -> None:
     torch.manual_seed(0)
-    share = 0.4 if has_cell_state(cell) else 0.0
+    kind = kind_of(cell)
+    share = 0.4 if has_cell_state(kind["cell"]) else 0.0
     layer = RecurrentLayer(
-        cell=cell, input_size=3, hidden_size=4, zoneout_hidden=0.3, zoneout_cell=share
+        **kind, input_size=3, hidden_size=4, zoneout_hidden=0.3, zoneout_cell=share
     ).double()
     layer.train(training)
     x = torch.randn(5, 7, 3, dtype=torch.float64)
-    weights = torch.randn(5, 7, 4, dtype=torch.float64)
+    weights = torch.randn(5, 7, layer.output_size, dtype=torch.float64)
     noise = layer.draw_steps(x, None)
     assert (noise is not None) == training
     rows = torch.tensor([0, 2, 4])
@@ -442,7 +455,7 @@ def test_a_way_around_the_layers_is_part_of_the_total_derivatives(
     assert_flows_equal_reference(model, pairs, flows, masks)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", EVERY_CELL)
 @pytest.mark.parametrize("query_state", ["current", "previous"])
 def test_a_decoder_that_steps_gives_total_derivatives_too(cell: str, query_state: str) -> None:
     model = make_model(
@@ -458,12 +471,12 @@ def test_a_decoder_that_steps_gives_total_derivatives_too(cell: str, query_state
     assert_flows_equal_reference(model, pairs, flows, {"encoder": [], "decoder": []})
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", EVERY_CELL)
 def test_calling_a_layer_once_or_once_a_timestep_gives_the_same_flow(cell: str) -> None:
     torch.manual_seed(0)
-    layer = RecurrentLayer(cell=cell, input_size=3, hidden_size=4).double()
+    layer = RecurrentLayer(**kind_of(cell), input_size=3, hidden_size=4).double()
     x = torch.randn(5, 7, 3, dtype=torch.float64)
-    weights = torch.randn(5, 7, 4, dtype=torch.float64)
+    weights = torch.randn(5, 7, layer.output_size, dtype=torch.float64)
     rows = torch.arange(5)
     with GradientRecorder({"layer": layer}, rows=rows) as fused:
         output, state = layer(x)
@@ -483,7 +496,7 @@ def test_calling_a_layer_once_or_once_a_timestep_gives_the_same_flow(cell: str) 
         torch.testing.assert_close(first.cell, second.cell, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", EVERY_CELL)
 def test_padding_changes_no_derivative(cell: str) -> None:
     model = make_model(cell=cell, encoder_layers=2)
     tight = recorded_flows(model, make_pairs())
@@ -572,7 +585,7 @@ def explicit_transport(
     layer: RecurrentLayer, call: Call, length: int, start: Tensor
 ) -> list[Tensor]:
     """A state gradient carried back by explicit Jacobians of one step, longest way last."""
-    size = layer.hidden_size
+    size = layer.output_size
     has_cell = layer.has_cell
     x = call.inputs[0]
     if layer.reverse:
@@ -583,7 +596,7 @@ def explicit_transport(
         h, c = one_step(layer, x, h, c)
         return torch.cat([h, c]) if has_cell else h
 
-    states = [torch.zeros(2 * size if has_cell else size, dtype=torch.float64)]
+    states = [torch.zeros(size + layer.hidden_size * has_cell, dtype=torch.float64)]
     for time in range(length):
         states.append(step(states[-1], x[time]).detach())
     carried = [start]
@@ -593,11 +606,11 @@ def explicit_transport(
     return carried
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", EVERY_CELL)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_transport_is_the_product_of_explicit_state_jacobians(cell: str, reverse: bool) -> None:
     torch.manual_seed(0)
-    layer = RecurrentLayer(cell=cell, input_size=3, hidden_size=4, reverse=reverse).double()
+    layer = RecurrentLayer(**kind_of(cell), input_size=3, hidden_size=4, reverse=reverse).double()
     x = torch.randn(1, 8, 3, dtype=torch.float64)
     length = 6
     with GradientRecorder({"layer": layer}, rows=torch.arange(1)) as record:

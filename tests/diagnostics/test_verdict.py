@@ -28,6 +28,7 @@ def make_report(
         layer="encoder/layer0/forward",
         cell=cell,
         hidden_size=64,
+        directions=64 * (2 if cell == "lstm" else 1),
         lengths=DataLengths("sources", 10, LONG),
         spectra={},
         signal=ForwardSignal((0.5,), (), nan, drive, {}, {"h": 0.0}, nan, (nan, nan, nan)),

@@ -1,6 +1,6 @@
 """One recurrent layer against PyTorch's bare modules, an example at a time and without padding."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -11,14 +11,17 @@ from seq2seq.models.recurrent import (
     RecurrentLayer,
     RecurrentNoise,
     RecurrentState,
+    recurrent_map,
     reverse_by_length,
     stack_states,
 )
 
-INPUT, HIDDEN = 3, 5
+INPUT, HIDDEN, PROJECTION = 3, 5, 2
+PROJECTED = "lstm with projection"
 LENGTHS = torch.tensor([4, 1, 7, 2])
 BARE = {
     "lstm": lambda: nn.LSTM(INPUT, HIDDEN),
+    PROJECTED: lambda: nn.LSTM(INPUT, HIDDEN, proj_size=PROJECTION),
     "gru": lambda: nn.GRU(INPUT, HIDDEN),
     "rnn_tanh": lambda: nn.RNN(INPUT, HIDDEN, nonlinearity="tanh"),
     "rnn_relu": lambda: nn.RNN(INPUT, HIDDEN, nonlinearity="relu"),
@@ -27,7 +30,7 @@ BARE = {
 every_kernel = pytest.mark.parametrize("cell", BARE)
 
 both_directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-every_cell = pytest.mark.parametrize("cell", CELLS)
+every_cell = pytest.mark.parametrize("cell", [*CELLS, PROJECTED])
 
 
 class Case(NamedTuple):
@@ -38,11 +41,14 @@ class Case(NamedTuple):
 
 def make_case(cell: str, reverse: bool = False, *, batch: int = len(LENGTHS)) -> Case:
     torch.manual_seed(0)
-    layer = RecurrentLayer(cell=cell, input_size=INPUT, hidden_size=HIDDEN, reverse=reverse)
+    kind: dict[str, Any] = {"cell": cell}
+    if cell == PROJECTED:
+        kind = {"cell": "lstm", "projection_size": PROJECTION}
+    layer = RecurrentLayer(**kind, input_size=INPUT, hidden_size=HIDDEN, reverse=reverse)
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.6)
     x = torch.randn(batch, int(LENGTHS.max()), INPUT, dtype=torch.float64)
-    hidden = torch.rand(1, batch, HIDDEN, dtype=torch.float64)
+    hidden = torch.rand(1, batch, layer.output_size, dtype=torch.float64)
     memory = torch.randn(1, batch, HIDDEN, dtype=torch.float64) if layer.has_cell else None
     return Case(layer.double(), x, RecurrentState(hidden, memory))
 
@@ -70,12 +76,12 @@ def test_layer_equals_the_bare_module_run_alone_on_each_example(
         first = None
         if with_state:
             first = tuple(tensor[:, row] for tensor in tensors(state))
-            first = first if cell == "lstm" else first[0]
+            first = first if layer.has_cell else first[0]
         expected, last = bare(alone, first)
         assert_close(output[row, :length], expected.flip(0) if reverse else expected)
-        for ours, theirs in zip(tensors(final), last if cell == "lstm" else (last,), strict=True):
-            assert ours.shape == (1, len(LENGTHS), HIDDEN)
+        for ours, theirs in zip(tensors(final), last if layer.has_cell else (last,), strict=True):
             assert_close(ours[:, row], theirs)
+    assert [tensor.shape for tensor in tensors(final)] == [one.shape for one in tensors(state)]
 
 
 @every_cell
@@ -308,6 +314,44 @@ def test_stacked_states_come_apart_again(cell: str) -> None:
     chosen = stacked.select(torch.tensor([2, 0, 2]))
     for ours, theirs in zip(tensors(chosen), tensors(stacked), strict=True):
         assert torch.equal(ours, theirs[:, [2, 0, 2]])
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_projection_comes_after_the_output_gate_and_feeds_the_recurrence(training: bool) -> None:
+    layer, x, state = make_case(PROJECTED)
+    layer.train(training)
+    weights = dict(layer.rnn.named_parameters())
+    assert weights["weight_hh_l0"].shape == (4 * HIDDEN, PROJECTION)
+    assert weights["weight_hr_l0"].shape == (PROJECTION, HIDDEN)
+    output, final = layer(x, None, state)
+    for row in range(len(x)):
+        h, c = state.hidden[0, row], state.cell[0, row]
+        for time in range(x.size(1)):
+            gates = weights["weight_ih_l0"] @ x[row, time] + weights["bias_ih_l0"]
+            gates = gates + weights["weight_hh_l0"] @ h + weights["bias_hh_l0"]
+            i, f, g, o = gates.view(4, HIDDEN)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = weights["weight_hr_l0"] @ (o.sigmoid() * c.tanh())
+            assert_close(output[row, time], h)
+        assert_close(final.hidden[0, row], h)
+        assert_close(final.cell[0, row], c)
+
+
+def test_recurrent_map_of_a_projection_turns_units_into_the_activations_of_the_next_step() -> None:
+    layer, _, _ = make_case(PROJECTED)
+    units = torch.randn(HIDDEN, dtype=torch.float64)
+    expected = layer.rnn.weight_hh_l0 @ (layer.rnn.weight_hr_l0 @ units)
+    assert_close(recurrent_map(layer.rnn) @ units, expected.detach())
+    plain, _, _ = make_case("gru")
+    assert torch.equal(recurrent_map(plain.rnn), plain.rnn.weight_hh_l0)
+
+
+def test_a_projection_that_cannot_be_is_refused() -> None:
+    sizes = {"input_size": INPUT, "hidden_size": HIDDEN}
+    with pytest.raises(ValueError, match=r"projection_size is 2, but cell=gru has no projection"):
+        RecurrentLayer(cell="gru", projection_size=2, **sizes)
+    with pytest.raises(ValueError, match=r"projection_size is 5, .* below .* a layer has 5: "):
+        RecurrentLayer(cell="lstm", projection_size=HIDDEN, **sizes)
 
 
 def test_an_unknown_cell_is_refused_with_the_choices() -> None:
