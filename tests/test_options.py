@@ -53,6 +53,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 SIZE = 6
 CASES = 209  # so many models; where two values never meet, a number nearby has them meet
 LONGEST = 20.0  # timesteps, where an initializer asks
+SQUARE = {"echo_state", "irnn", "np_rnn"}  # initializers of square recurrent matrices alone
 
 
 def group(name: str) -> list[str]:
@@ -72,6 +73,7 @@ def model_options() -> Iterator[dict[str, Any]]:
     rest = cycle(product(BRIDGES, [False, True], [False, True]))
     initializers = cycle(group("initializer"))
     connections = cycle(LAYER_CONNECTIONS)
+    projections = cycle([4, 2, None])
     copying = cycle([True, False, False, True, False, False, False])
     truncations = cycle([None, 2, None, 3, None, 1, None])
     embeddings = cycle([(False, None), (False, 3), (True, None), (True, 3), (False, None)])
@@ -86,6 +88,9 @@ def model_options() -> Iterator[dict[str, Any]]:
         joined = SIZE * (1 + bidirectional)
         equal = bridge == "copy" or "dot" in way["attention"]
         decoder = joined if equal else 7
+        initializer = next(initializers)
+        narrows = cell == "lstm" and initializer not in SQUARE and not (equal and bidirectional)
+        projection = next(projections) if narrows else None
         share, rank = next(embeddings)
         additive, coverage = way["attention"] == "additive", False
         if additive:
@@ -120,8 +125,9 @@ def model_options() -> Iterator[dict[str, Any]]:
             "share_embeddings": share,
             "embedding_rank": rank,
             "reverse_source": reverse,
-            "embedding_size": decoder if tie else 4,
+            "embedding_size": (projection or decoder) if tie else 4,
             "hidden_size": SIZE,
+            "projection_size": projection,
             "decoder_hidden_size": None if decoder == SIZE else decoder,
             "embedding_dropout": 0.1 if tie else 0.0,
             "layer_dropout": 0.1 if max(depths) > 1 else 0.0,
@@ -132,7 +138,7 @@ def model_options() -> Iterator[dict[str, Any]]:
             "zoneout_cell": 0.1 if has_cell_state(cell) and (tie or equal) else 0.0,
             "truncation": next(truncations),
             "variational_dropout": bidirectional and connection == "none",
-            "initializer": next(initializers),
+            "initializer": initializer,
         }
 
 
@@ -296,6 +302,16 @@ def test_every_two_values_of_model_options_meet() -> None:
             [(first, v) for v in values[first]], [(second, v) for v in values[second]]
         ):
             assert met[pair] > 0 or pair in impossible, pair
+
+
+@pytest.mark.parametrize("name", sorted(SQUARE))
+def test_an_initializer_of_square_matrices_says_that_a_projection_leaves_none(
+    data: TranslationDataModule, presets: dict[str, dict[str, Any]], name: str
+) -> None:
+    model = build(data, projection_size=4)
+    rules = rules_from_config(presets[name], longest=LONGEST)
+    with pytest.raises(ValueError, match=r"weight_hh_l0 .*a square matrix, .* 6 x 4: choose"):
+        initialize(model, rules, seed=0, pad_id=PAD_ID)
 
 
 def test_every_argument_of_the_model_config_is_varied_here() -> None:

@@ -108,7 +108,9 @@ class StepLinearization(Linearization):
         with torch.enable_grad():
             u = [torch.zeros_like(one).requires_grad_() for one in after]
             # Zero times u, for a state before that the step doesn't read.
-            back = [one + 0 * u[0] for one in _derivatives(after, before, u, create_graph=True)]
+            back = [
+                one + 0 * u[0].sum() for one in _derivatives(after, before, u, create_graph=True)
+            ]
         return torch.cat(_derivatives(back, u, changes), dim=2).movedim(0, 2)
 
     def carry_back(self, now: int, derivative: Tensor) -> Tensor:

@@ -187,5 +187,7 @@ def recommended_recurrent(
 def _require_square(block: Block) -> tuple[int, int]:
     rows, columns = require_matrix(block)
     if rows != columns:
-        raise ValueError(f"it needs a square matrix, but the shape is {rows} x {columns}")
+        raise ValueError(
+            f"it needs a square matrix, but the shape is {rows} x {columns}: choose another scheme"
+        )
     return rows, columns

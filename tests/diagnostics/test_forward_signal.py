@@ -1,6 +1,7 @@
 """Gates and states against PyTorch's own cells, and figures that padding must not change."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +20,9 @@ ROWS, TIME, INPUT, HIDDEN = 4, 6, 3, 5
 LENGTHS = torch.tensor([6, 2, 5, 3])
 
 
-def make_layer(cell: str, *, reverse: bool = False) -> RecurrentLayer:
+def make_layer(cell: str, **options: Any) -> RecurrentLayer:
     torch.manual_seed(1)
-    options = {"input_size": INPUT, "hidden_size": HIDDEN, "reverse": reverse}
-    return RecurrentLayer(cell=cell, **options).double()
+    return RecurrentLayer(cell=cell, input_size=INPUT, hidden_size=HIDDEN, **options).double()
 
 
 def make_inputs(*, padding: float = 0.0, extra: int = 0) -> Tensor:
@@ -85,15 +85,18 @@ def test_lengths_given_beside_the_record_mask_like_those_within(cell: str) -> No
 
 
 @torch.no_grad()
-def test_the_size_of_the_states_is_that_of_a_plain_loop_over_examples() -> None:
-    layer, x = make_layer("lstm"), make_inputs()
+@pytest.mark.parametrize("projection", [None, 2])
+def test_the_size_of_the_states_is_that_of_a_plain_loop_over_examples(
+    projection: int | None,
+) -> None:
+    layer, x = make_layer("lstm", projection_size=projection), make_inputs()
     with torch.enable_grad():
         found = measure(layer, x)
     hiddens: list[list[Tensor]] = [[] for _ in range(TIME)]
     cells: list[list[Tensor]] = [[] for _ in range(TIME)]
     for row, length in enumerate(LENGTHS.tolist()):
         zeros = torch.zeros(1, 1, HIDDEN, dtype=torch.float64)
-        state = RecurrentState(zeros, zeros)
+        state = RecurrentState(zeros[..., : layer.output_size], zeros)
         for now in range(length):
             state = layer(x[row : row + 1, now : now + 1], None, state).state
             hiddens[now].append(state.hidden.flatten())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seq2seq.diagnostics.adjoint import KernelLinearization, linearize
 from seq2seq.diagnostics.linearization import Linearization, Zoneout
@@ -164,6 +164,41 @@ def test_the_derivative_of_every_state_is_that_of_finite_differences(cell: str) 
             )
             found = float((carried * direction).sum())
             assert found == pytest.approx(float(up - down) / (2 * step), rel=1e-6, abs=1e-8)
+
+
+def test_a_projection_has_the_jacobians_of_the_bare_module_and_all_its_exponents() -> None:
+    torch.manual_seed(0)
+    narrow = 2
+    layer = RecurrentLayer(cell="lstm", input_size=4, hidden_size=5, projection_size=2).double()
+    bare = nn.LSTM(INPUT, HIDDEN, proj_size=narrow).double()
+    bare.load_state_dict(layer.rnn.state_dict())
+    x = torch.randn(TIME, BATCH, INPUT, dtype=torch.float64)
+
+    def step(state: Tensor, x: Tensor) -> Tensor:
+        _, after = bare(x.unsqueeze(0), tuple(state.unsqueeze(0).split([narrow, HIDDEN], dim=1)))
+        return torch.cat(after, dim=1)[0]
+
+    states = [torch.randn(BATCH, narrow + HIDDEN, dtype=torch.float64)]
+    for now in range(TIME):
+        after = [step(*each) for each in zip(states[-1], x[now], strict=True)]
+        states.append(torch.stack(after).detach())
+    hidden, cell = torch.stack(states[:-1]).split([narrow, HIDDEN], dim=2)
+    made = linearize(layer, x, hidden, cell[0])
+    torch.testing.assert_close(made.hidden, torch.stack(states[1:])[..., :narrow])
+    assert made.state_size == narrow + HIDDEN
+    identity = torch.eye(narrow + HIDDEN, dtype=torch.float64).expand(BATCH, -1, -1)
+    determinants = torch.zeros(BATCH, dtype=torch.float64)
+    for now in range(TIME):
+        rows = [
+            torch.autograd.functional.jacobian(lambda s, x=one: step(s, x), state)
+            for state, one in zip(states[now], x[now], strict=True)
+        ]
+        expected = torch.stack(rows)
+        torch.testing.assert_close(made.carry_forward(now, identity), expected)
+        torch.testing.assert_close(made.carry_back(now, identity), expected.mT)
+        determinants += torch.linalg.slogdet(expected).logabsdet
+    exponents = lyapunov_exponents(made, count=made.state_size)
+    torch.testing.assert_close(exponents.sum(1) * TIME, determinants, rtol=0, atol=1e-8)
 
 
 class Accumulator(StepCell):

@@ -121,6 +121,29 @@ def test_copy_between_different_widths_is_refused_with_both() -> None:
         make_bridge(kind="copy", decoder_hidden_size=5)
 
 
+def test_of_projected_states_the_cell_alone_has_the_width_of_the_units() -> None:
+    torch.manual_seed(0)
+    state = RecurrentState(
+        torch.randn(2, BATCH, 2, dtype=torch.float64), torch.randn(2, BATCH, 3, dtype=torch.float64)
+    )
+    one_way = {"encoder_directions": (1, 1), "projection_size": 2}
+    for kind in BRIDGES:
+        bridge = make_bridge(kind=kind, decoder_hidden_size=3, **one_way)
+        hidden, cell = bridge(state)
+        assert hidden.shape == (2, BATCH, 2)
+        assert cell.shape == (2, BATCH, 3)
+        for ours, final, maps in ((hidden, state.hidden, "hidden"), (cell, state.cell, "cell")):
+            for layer in range(2):
+                expected = {"zero": torch.zeros_like(final[layer]), "copy": final[layer]}.get(kind)
+                if expected is None:
+                    expected = getattr(bridge, maps)[layer](final[layer]).tanh()
+                torch.testing.assert_close(ours[layer], expected)
+    with pytest.raises(ValueError, match=r"bridge=copy .* have 3 together .* has 5.*linear"):
+        make_bridge(kind="copy", decoder_hidden_size=5, **one_way)
+    with pytest.raises(ValueError, match=r"bridge=copy .* have 4 together .* has 2.*linear"):
+        make_bridge(kind="copy", projection_size=2)
+
+
 def test_an_unknown_bridge_is_refused_with_the_choices() -> None:
     with pytest.raises(ValueError, match=r"bridge is 'mean'.*zero, copy, linear"):
         make_bridge(kind="mean")
