@@ -46,9 +46,9 @@ class WeightAverage(WeightAveraging):
             average.lerp_(weight, 1 - kept)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Follow the network to its device: the copy was made before it went there."""
+        """Follow the network to its device and precision: the copy was made before."""
         assert self._average_model is not None
-        self._average_model.to(pl_module.device)
+        self._average_model.to(pl_module.device, pl_module.dtype)  # type: ignore[arg-type]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the averaged weights in place for what translates once more after it."""

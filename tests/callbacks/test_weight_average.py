@@ -53,6 +53,18 @@ def test_the_average_is_that_of_a_plain_loop_and_training_does_not_see_it(tmp_pa
         torch.testing.assert_close(module.state_dict()[name], expected)
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_the_average_has_the_precision_of_the_weights(
+    compose: Compose, tmp_path: Path, precision: str
+) -> None:
+    average = f"callbacks.weight_average.decay={DECAY}"
+    train(compose(f"trainer.precision={precision}", "trainer.max_steps=2", average))
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    for name, value in last["current_model_state"].items():
+        assert last["state_dict"][name].dtype == value.dtype
+        assert not torch.equal(last["state_dict"][name], value) or not value.any()
+
+
 def test_validation_test_and_the_best_checkpoint_are_of_the_averaged_weights(
     compose: Compose, tmp_path: Path
 ) -> None:
