@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from seq2seq.config import plain
 from seq2seq.sweep.runs import Value
@@ -17,7 +17,13 @@ from seq2seq.sweep.runs import Value
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import TensorBoardLogger
 
-_GROUPS = ("model", "initializer", "optimizer", "scheduler", "data", "batch")
+# Keys of the config that say which network is trained on what, and how.
+_SHOWN = (
+    *("model", "initializer", "pretrained_vectors", "optimizer", "scheduler", "data", "batch"),
+    *("label_smoothing", "weight_decay_on", "coverage_loss", "gradient_noise"),
+    *("activation_regularization", "temporal_activation_regularization"),
+    *("scheduled_sampling", "callbacks.weight_average"),
+)
 
 
 def event_logger(folder: Path, *, before_step: int = 0) -> "TensorBoardLogger":
@@ -57,7 +63,7 @@ def hyperparameters(config: DictConfig, *, swept: Mapping[str, Value] | None) ->
 
     Returns:
         Of a run in a sweep the swept keys and the seed; of a single run the seed and everything
-        below ``model``, ``initializer``, ``optimizer``, ``scheduler``, ``data`` and ``batch``.
+        that has a value about its network, its data, its loss and its optimization.
     """
     if swept is not None:
         values = {name: value for name, value in swept.items() if name != "seed"}
@@ -71,5 +77,8 @@ def hyperparameters(config: DictConfig, *, swept: Mapping[str, Value] | None) ->
         elif isinstance(node, (bool, int, float, str)):
             flat[prefix] = node
 
-    flatten("", {"seed": config.seed, **{group: plain(config[group]) for group in _GROUPS}})
+    flatten("seed", config.seed)
+    for key in _SHOWN:
+        value = OmegaConf.select(config, key)
+        flatten(key, plain(value) if OmegaConf.is_config(value) else value)
     return flat
