@@ -46,7 +46,8 @@ class ScheduledSampling:
         fed: str = "sample",
     ) -> None:
         def refuse(key: str, value: object, rule: str) -> None:
-            raise ValueError(f"scheduled_sampling.{key}={value} {rule}")
+            shown = "null" if value is None else value
+            raise ValueError(f"scheduled_sampling.{key}={shown} {rule}")
 
         if schedule not in ("none", *SCHEDULES):
             refuse("schedule", schedule, f"is unknown; choose one of none, {', '.join(SCHEDULES)}")

@@ -8,10 +8,11 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 # Lines that say nothing to a user: where the error arose inside, and how to get around the schema.
@@ -51,6 +52,9 @@ def sentence(error: Exception) -> str:
     Where a key isn't known, the nearest of those there are is named, or all of them.
     """
     cause = error.__cause__
+    keys = _keys_of_a_group(cause)
+    if keys:
+        return f"{str(error).splitlines()[0].rstrip('.:')}; {keys}"
     texts = [str(error), str(cause) if isinstance(cause, OmegaConfBaseException) else ""]
     lines = [line.strip() for text in texts for line in text.splitlines()]
     lines = list(dict.fromkeys(line for line in lines if line and not _NOISE.match(line)))
@@ -74,6 +78,20 @@ def _known_keys(error: BaseException) -> str:
     key = getattr(error, "key", None)
     if node is None or not isinstance(key, str) or f"Key '{key}' not in" not in str(error):
         return ""
-    known = [str(one) for one in node]
+    known = _keys(node)
     near = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known)}"
+
+
+def _keys_of_a_group(cause: BaseException | None) -> str:
+    """What can be set where a group of keys was given a single value."""
+    group = getattr(cause, "child_node", None)
+    given = re.search(r"Invalid type assigned|is not Optional", str(cause))
+    if given is None or group is None or not OmegaConf.is_dict(group):
+        return ""
+    return f"{getattr(cause, 'full_key', '')} has keys of its own: {', '.join(_keys(group))}"
+
+
+def _keys(node: Iterable[object]) -> list[str]:
+    """Those that a user sets; what Hydra calls is ours."""
+    return [str(one) for one in node if not str(one).startswith("_")]

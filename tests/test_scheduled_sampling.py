@@ -175,7 +175,7 @@ def test_a_run_shows_the_probability_and_its_gradient_at_every_timestep(
         ({"schedule": "cosine"}, "scheduled_sampling.schedule=cosine is unknown"),
         ({"schedule": "linear", "k": 1.5}, "scheduled_sampling.k=1.5 is the probability"),
         ({"schedule": "linear", "c": -1.0}, "scheduled_sampling.c=-1.0 is taken off"),
-        ({"schedule": "exponential"}, "scheduled_sampling.k=None must be above 0 and below 1"),
+        ({"schedule": "exponential"}, "scheduled_sampling.k=null must be above 0 and below 1"),
         ({"schedule": "inverse_sigmoid", "k": 0.5}, "scheduled_sampling.k=0.5 must be at least 1"),
         ({"floor": 2.0}, "scheduled_sampling.floor=2.0 is a probability"),
         ({"fed": "beam"}, "scheduled_sampling.fed=beam is unknown"),

@@ -442,7 +442,7 @@ def test_a_mistake_of_the_user_is_answered_with_a_sentence_that_names_it(
         ("callbacks.best_checkpoint.monitor=val/bleu", "use callbacks.best_checkpoint.mode=max"),
         ("batch.curriculum=cubic", "batch.curriculum='cubic' is unknown; choose one of none"),
         ("batch.curriculum=sqrt debug=overfit", "batch.curriculum=sqrt needs all batches"),
-        ("scheduled_sampling.schedule=exponential", "scheduled_sampling.k=None must be above 0"),
+        ("scheduled_sampling.schedule=exponential", "scheduled_sampling.k=null must be above 0"),
         ("label_smoothing=2", "label_smoothing=2.0"),
         ("bleu_tokenizer=moses", "bleu_tokenizer='moses'"),
         ("callbacks.sample_translations.count=0", "callbacks.sample_translations.count=0"),

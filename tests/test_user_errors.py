@@ -15,6 +15,12 @@ import pytest
         ("model.hidden_size=a", ("model.hidden_size=a", "could not be converted to Integer")),
         ("experiment=nosuch", ("Could not find 'experiment/nosuch'", "interview_scale")),
         ("model==3", ("Error parsing override 'model==3'",)),
+        (
+            "scheduled_sampling=linear",
+            ("override scheduled_sampling=linear", "has keys of its own: schedule, k, c, floor"),
+        ),
+        ("callbacks.weight_average=null", ("callbacks.weight_average has", "of its own: decay")),
+        ("optimizer.rho=0.9", ("Key 'rho' not in 'AdamConfig'", "it has lr, weight_decay, betas")),
         ("callbacks.early_stopping.patience=3", ("left out (null)", "callbacks=early_stopping")),
     ],
 )
