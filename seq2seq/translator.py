@@ -169,7 +169,7 @@ class Translator:
         """
         ids = self.target_tokenizer.encode(prefix)
         if UNK_ID in ids:
-            piece = self.target_tokenizer.pieces(prefix)[ids.index(UNK_ID)].strip()
+            piece = self.target_tokenizer.written(prefix)[ids.index(UNK_ID)].strip()
             raise ValueError(
                 f"no translation can begin with {prefix!r}: {piece!r} is not in the target "
                 "vocabulary"
@@ -283,8 +283,8 @@ class Translator:
         unknown = None
         if self.replace_unknown and UNK_ID in hypothesis.tokens:
             assert hypothesis.alignment is not None
-            pieces = self.source_tokenizer.pieces(source)
-            unknown = replacements(hypothesis.tokens, hypothesis.alignment, pieces, self.dictionary)
+            words = self.source_tokenizer.written(source)
+            unknown = replacements(hypothesis.tokens, hypothesis.alignment, words, self.dictionary)
         copied = self.target_tokenizer.written(source) if self.model.copies else ()
         alignment = None
         if aligned and hypothesis.alignment is not None:

@@ -45,7 +45,7 @@ def read_dictionary(path: str) -> dict[str, str]:
 def replacements(
     tokens: Sequence[int],
     alignment: Tensor,
-    pieces: Sequence[str],
+    written: Sequence[str],
     dictionary: Mapping[str, str],
 ) -> list[str]:
     """The text for each `<unk>` of an output, in order.
@@ -58,18 +58,18 @@ def replacements(
     Args:
         tokens: the output.
         alignment: attention weights.
-        pieces: the source's own text of each of its tokens.
+        written: the source's own text of each of its tokens.
         dictionary: from :func:`read_dictionary`.
 
     Shape:
         alignment ``[predicted positions, source_time]``; what comes after the source's tokens, its
         end symbol and padding, isn't looked at.
     """
-    words = [index for index, piece in enumerate(pieces) if piece.strip()]
+    words = [index for index, word in enumerate(written) if word.strip()]
     found = []
     for position, token in enumerate(tokens):
         if token == UNK_ID:
             best = words[int(alignment[position, words].argmax())]
-            word = pieces[best].strip()
+            word = written[best].strip()
             found.append(dictionary.get(word, word))
     return found

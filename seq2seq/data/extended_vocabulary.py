@@ -57,12 +57,8 @@ def _unknown(text: str, ids: Sequence[int], tokenizer: Tokenizer) -> dict[int, s
     """The unknown words of a text by position, as the vocabulary would hold them."""
     if UNK_ID not in ids:
         return {}
-    written = tokenizer.written(text)
-    return {
-        position: tokenizer.normalized(written[position])
-        for position, token in enumerate(ids)
-        if token == UNK_ID
-    }
+    pieces = tokenizer.pieces(text)
+    return {position: pieces[position] for position, token in enumerate(ids) if token == UNK_ID}
 
 
 _RULE = (

@@ -81,28 +81,38 @@ class Tokenizer:
         return [encoding.ids for encoding in encodings]
 
     def pieces(self, text: str) -> list[str]:
-        """What each token of `encode(text)` stands for in the text itself, unknown ones too."""
-        encoding = self._library.encode(text, add_special_tokens=False)
-        return [text[start:end] for start, end in encoding.offsets]
+        """What each token of `encode(text)` is looked up as, unknown ones too.
+
+        It is normalised as the vocabulary is: in lower case where the tokenizer lowers, and a word
+        with the space in front of it.
+        """
+        normalized = self._library.normalizer.normalize_str(text)
+        words = [word for word, _ in self._library.pre_tokenizer.pre_tokenize_str(normalized)]
+        if self.kind != "bpe":
+            return words
+        encoded = [(word.encode(), self._library.model.tokenize(word)) for word in words]
+        # The model counts in bytes.
+        return [word[slice(*token.offsets)].decode() for word, cut in encoded for token in cut]
 
     def written(self, text: str) -> list[str]:
         """What each token of `encode(text)` adds to a text that is decoded, unknown ones too.
 
-        It is cased as in the text, also where the tokenizer lowers.
+        It stands as in the text, with its case also where the tokenizer lowers. A token that isn't
+        a stretch of the text by itself, as one of several that a character was parted into, is
+        written as the vocabulary would hold it.
         """
-        pieces = self.pieces(text)
-        if self.kind != "word":
-            return pieces
-        # The first word is the same token as elsewhere: with a space in front.
+        offsets = self._library.encode(text, add_special_tokens=False).offsets
         return [
-            " " * (index == 0 or piece[:1].isspace()) + piece.strip()
-            for index, piece in enumerate(pieces)
+            self._as_in_text(text[start:end], piece)
+            for piece, (start, end) in zip(self.pieces(text), offsets, strict=True)
         ]
 
-    def normalized(self, written: str) -> str:
-        """What `written` gave, as the vocabulary would hold it: lower case where it lowers."""
-        space = " " if written.startswith(" ") else ""
-        return space + str(self._library.normalizer.normalize_str(written)).strip()
+    def _as_in_text(self, stretch: str, piece: str) -> str:
+        word, own = piece.removeprefix(" "), stretch.strip()
+        if own != word and self._library.normalizer.normalize_str(own).strip() != word:
+            return piece
+        # The first word is the same token as elsewhere: with a space in front.
+        return piece[: len(piece) - len(word)] + own
 
     def decode(
         self,

@@ -1,6 +1,7 @@
 """Every source word has a name, and what is written for it is the word itself."""
 
 import random
+import unicodedata
 
 import pytest
 import torch
@@ -73,6 +74,24 @@ def test_a_tokenizer_that_lowers_copies_the_case_of_the_source() -> None:
     assert [i for i in sources if i >= size] == [size, size]
     assert tokenizer.decode(targets, copied=tokenizer.written(source)) == "bob is ZOË"
     assert tokenizer.tokens(targets, tokenizer.written(source)) == ["▁bob", "▁is", "▁ZOË"]
+
+
+@pytest.mark.parametrize("kind", ["character", "bpe"])
+def test_a_character_that_becomes_several_tokens_is_copied_once(kind: str) -> None:
+    settings = {"kind": kind, "size": SIZES.get(kind), "lowercase": True, "normal_form": "nfd"}
+    training = [Pair("bob", "bob ...", 1)]
+    tokenizer, _ = train_tokenizers(training, source=settings, target=settings, shared=True)
+    source = "\ud55c\u00e9 \u0130"
+    ids = tokenizer.encode(source)
+    for target in (source, "\u00e9", "\u0130\ud55c"):
+        _, (labels,) = extended_ids(
+            [Pair(source, target, 1)], [ids], [tokenizer.encode(target)], tokenizer
+        )
+        assert UNK_ID not in labels and max(labels) >= tokenizer.vocabulary_size
+        written = tokenizer.decode(labels, copied=tokenizer.written(source))
+        assert unicodedata.normalize("NFC", written) == unicodedata.normalize(
+            "NFC", target.replace("\u0130", "i\u0307")
+        )
 
 
 def test_batches_hold_them_padded_only_for_models_that_copy() -> None:

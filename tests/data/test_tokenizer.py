@@ -355,16 +355,52 @@ def test_setting_the_source_sets_the_target(name: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("word", ["Hello", " Zebra", "!", " foo"]),
+        ("word", [" Hello", " Zebra", "!", " foo"]),
         ("whitespace", ["Hello", "Zebra!", "foo"]),
         ("character", list("Hello Zebra! foo")),
     ],
 )
-def test_pieces_are_the_texts_own_words_whatever_the_vocabulary(kind, expected):
-    tokenizer = train_tokenizer(["hello world! bar", "foo bar"], kind=kind, lowercase=True)
+def test_what_is_written_are_the_texts_own_words_whatever_the_vocabulary(kind, expected):
+    texts = ["hello world! bar", "foo bar"]
+    tokenizer = train_tokenizer(texts, kind=kind)
+    lowering = train_tokenizer(texts, kind=kind, lowercase=True)
     text = "Hello  Zebra! foo"
-    assert tokenizer.pieces(text) == expected
-    assert len(tokenizer.encode(text)) == len(expected)
+    assert tokenizer.written(text) == tokenizer.pieces(text)
+    assert lowering.written(text) == expected
+    assert lowering.pieces(text) == [word.lower() for word in expected]
+    assert len(lowering.encode(text)) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "expected"),
+    [
+        ("\ud55c\u00e9", {"normal_form": "nfd"}, ["\u1112", "\u1161", "\u11ab", "e", "\u0301"]),
+        ("e\u0301x", {"normal_form": "nfc"}, ["\u00e9", "x"]),
+        ("\u0130X", {"lowercase": True}, ["i", "\u0307", "X"]),
+        ("a\u00bd", {"kind": "word", "normal_form": "nfkc"}, [" a1", "\u2044", "2"]),
+    ],
+)
+def test_a_character_that_becomes_several_tokens_is_written_once(text, settings, expected):
+    tokenizer = train_tokenizer(["abc"], **{"kind": "character", **settings})
+    assert tokenizer.written(text) == expected
+
+
+@pytest.mark.parametrize("form", [None, *NORMAL_FORMS])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_all_tokens_write_is_the_text_again(kind: str, form: str | None) -> None:
+    """Cased as it is; and what they are looked up as is the normalised text."""
+    settings = {"kind": kind, "size": SIZES[kind], "normal_form": form}
+    tokenizer = train_tokenizer(["abc the", *PIECES], **settings, lowercase=True)
+    separator = " " if kind == "whitespace" else ""
+    for text in [*some_texts(40, seed=2), *PIECES, "\ufb01n \u2460", "\u1e69 A\u0328\u0301"]:
+        written, pieces = tokenizer.written(text), tokenizer.pieces(text)
+        assert len(written) == len(pieces) == len(tokenizer.encode(text))
+        for id_, piece in zip(tokenizer.encode(text), pieces, strict=True):
+            assert id_ == UNK_ID or tokenizer.tokens([id_]) == [piece.replace(" ", "▁")]
+        again = separator.join(written).strip()
+        assert tokenizer.encode(again) == tokenizer.encode(text)
+        if form is None and "İ" not in text:
+            assert again == with_single_spaces(text)
 
 
 @pytest.mark.parametrize(
