@@ -12,8 +12,9 @@ import io
 import logging
 import ssl
 import tempfile
+import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -89,8 +90,9 @@ def read_vectors(
 ) -> PretrainedVectors:
     """Look up every token of a vocabulary in a file.
 
-    Tokens are found by their text, in upper or lower case as it stands; `<pad>`, `<bos>`, `<eos>`
-    and `<unk>` are no text. Of the lines of other words nothing is read but the number of columns.
+    Tokens are found by their text, in upper or lower case as it stands; if that isn't there, by its
+    composed or its decomposed spelling (Unicode Standard Annex 15). `<pad>`, `<bos>`, `<eos>` and
+    `<unk>` are no text. Of the lines of other words nothing is read but the number of columns.
 
     Args:
         path: the file, with or without word2vec's first line "number of words, width".
@@ -103,24 +105,32 @@ def read_vectors(
     """
     check_vectors(path, width=width, key=key, width_key=width_key)
     named = f"{key}={path}"
-    ids: dict[bytes, list[int]] = {}
-    for token, text in enumerate(tokenizer.texts()):
-        if text:
-            ids.setdefault(text.encode(), []).append(token)
+    texts = {token: text for token, text in enumerate(tokenizer.texts()) if text}
+    spellings = {text: _spellings(text) for text in texts.values()}
     with _opened(path, named) as lines:
-        chosen = _choose(_rows(lines), ids, named=named, width=width)
+        wanted = {spelling for each in spellings.values() for spelling in each}
+        chosen = _choose(_rows(lines), wanted, named=named, width=width)
     if not chosen:
         raise ValueError(
-            f"{named} has none of the {len(ids):,} words of this vocabulary: is it of another "
-            "language, or in lower case (then set lowercase=true in the tokenizer of this side)?"
+            f"{named} has none of the {len(spellings):,} words of this vocabulary: is it of "
+            "another language, or in lower case (then set lowercase=true in the tokenizer of this side)?"
         )
     vectors = _read_by_torchtext(chosen.values())
     places = {word: place for place, word in enumerate(chosen)}
-    pairs = sorted((token, place) for word, place in places.items() for token in ids[word])
+    pairs = []
+    for token, text in texts.items():
+        found_as = [spelling for spelling in spellings[text] if spelling in places]
+        pairs += [(token, places[spelling]) for spelling in found_as[:1]]
     tokens, order = torch.tensor(pairs).unbind(1)
     vocabulary = tokenizer.vocabulary_size - len(SPECIAL_TOKENS)
     found = f"{len(pairs):,} of {vocabulary:,} tokens from {path}"
     return PretrainedVectors(tokens, vectors[order], found)
+
+
+def _spellings(text: str) -> list[bytes]:
+    """Of what looks the same, the text itself first."""
+    forms = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
+    return [spelling.encode() for spelling in dict.fromkeys((text, *forms))]
 
 
 class _Row(NamedTuple):
@@ -161,7 +171,7 @@ def _rows(lines: Iterable[bytes]) -> Iterator[_Row]:
 
 
 def _choose(
-    rows: Iterable[_Row], wanted: Mapping[bytes, object], *, named: str, width: int
+    rows: Iterable[_Row], wanted: Collection[bytes], *, named: str, width: int
 ) -> dict[bytes, _Row]:
     """The rows of the wanted words; the number of columns of every row is checked."""
     chosen: dict[bytes, _Row] = {}

@@ -5,6 +5,7 @@ import http.client
 import logging
 import ssl
 import tempfile
+import unicodedata
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,25 @@ def test_tokens_of_one_text_share_its_vector(tmp_path: Path) -> None:
     tokens = train_tokenizer(["( a(b", "a ( b"], kind="word")
     found = by_name(read(write(tmp_path / "v", LINES), tokens), tokens)
     assert found == {"▁(": WORDS["("], "(": WORDS["("]}
+
+
+@pytest.mark.parametrize("form", [None, "nfc", "nfd"])
+@pytest.mark.parametrize("spelled", ["NFC", "NFD"])
+def test_a_word_is_found_in_either_spelling_of_its_letters(
+    tmp_path: Path, form: str | None, spelled: str
+) -> None:
+    tokens = train_tokenizer([*TEXTS, "\ud55c"], kind="word", normal_form=form)
+    lines = [unicodedata.normalize(spelled, line) for line in [*LINES, "\ud55c 1 1 1"]]
+    found = {
+        unicodedata.normalize("NFC", name): vector
+        for name, vector in by_name(read(write(tmp_path / "v", lines), tokens), tokens).items()
+    }
+    assert found["▁schläft"] == WORDS["schläft"] and found["▁\ud55c"] == [1.0, 1.0, 1.0]
+    # Where a file has both, each spelling has its own vector.
+    both = write(tmp_path / "both", [*LINES, "schla\u0308ft 0 0 0"])
+    plain = train_tokenizer([*TEXTS, "schla\u0308ft"], kind="word")
+    found = by_name(read(both, plain), plain)
+    assert found["▁schläft"] == WORDS["schläft"] and found["▁schla\u0308ft"] == [0.0, 0.0, 0.0]
 
 
 def test_text_that_looks_like_a_control_token_is_text(tmp_path: Path) -> None:
