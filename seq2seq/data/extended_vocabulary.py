@@ -62,8 +62,8 @@ def _unknown(text: str, ids: Sequence[int], tokenizer: Tokenizer) -> dict[int, s
 
 
 _RULE = (
-    "with model.copy_mechanism=true both tokenizers need the same kind and lowercase, and bpe "
-    "tokenizer.shared=true"
+    "with model.copy_mechanism=true both tokenizers need the same kind, lowercase and "
+    "normal_form, and bpe tokenizer.shared=true"
 )
 
 
@@ -76,7 +76,7 @@ def check_copying(*, source: Mapping[str, Any], target: Mapping[str, Any], share
     Raises:
         ValueError: Naming the key and the two values.
     """
-    for key in ("kind", "lowercase"):
+    for key in ("kind", "lowercase", "normal_form"):
         if source.get(key) != target.get(key):
             raise ValueError(
                 f"tokenizer.source.{key} is {source.get(key)} and tokenizer.target.{key} is "

@@ -124,11 +124,19 @@ def test_batches_hold_them_padded_only_for_models_that_copy() -> None:
             False,
             "lowercase is True and tokenizer.target.lowercase is False",
         ),
+        (
+            {"kind": "character", "normal_form": "nfd"},
+            {"kind": "character", "normal_form": None},
+            False,
+            "tokenizer.source.normal_form is nfd and tokenizer.target.normal_form is None",
+        ),
         ({"kind": "bpe"}, {"kind": "bpe"}, False, "tokenizer.shared is false"),
     ],
 )
 def test_tokenizers_that_cut_otherwise_are_refused(source, target, shared, message) -> None:
-    with pytest.raises(ValueError, match=f"{message}.*need the same kind and lowercase"):
+    with pytest.raises(
+        ValueError, match=f"{message}.*need the same kind, lowercase and normal_form"
+    ):
         check_copying(source=source, target=target, shared=shared)
     check_copying(source=target, target=target, shared=True)
 
