@@ -82,7 +82,9 @@ class SplitScores:
         chosen = [pairs[index] for index in batch.index.tolist()]
         translated = translator.texts(batch, [pair.source for pair in chosen])
         best = [translations[0].text for translations in translated]
-        self._free_running.update(hypotheses=best, references=[pair.target for pair in chosen])
+        # What looks like the reference has to be counted as the reference.
+        references = [translator.target_tokenizer.composed(pair.target) for pair in chosen]
+        self._free_running.update(hypotheses=best, references=references)
         for index, pair, text in zip(batch.index.tolist(), chosen, best, strict=True):
             self._translated[index] = TranslatedPair(pair.source, pair.target, text)
 

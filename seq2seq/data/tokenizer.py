@@ -6,6 +6,7 @@ holds none of `<pad> <bos> <eos>`: `batch.py` puts them where the model needs th
 
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any
@@ -44,7 +45,8 @@ class Tokenizer:
     """One side's vocabulary: text to ids and ids to text.
 
     `decode(encode(text)) == text`, up to white space, for text of known tokens (kind `whitespace`
-    joins by one space, `lowercase` lowers). What isn't in the vocabulary becomes `<unk>`.
+    joins by one space, `lowercase` lowers, a `normal_form` composes). What isn't in the vocabulary
+    becomes `<unk>`.
 
     Args:
         kind: One of `KINDS`.
@@ -70,6 +72,9 @@ class Tokenizer:
         # An unknown word was most likely preceded by a space; an unknown character was not.
         self._before_unknown = " " if kind == "word" else ""
         self._separator = " " if kind == "whitespace" else ""
+        # With any normal form the two spellings of a letter are one.
+        normalize = library.normalizer.normalize_str
+        self._normal = normalize("\u00e9") == normalize("e\u0301")
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text, without `<bos>` and `<eos>`."""
@@ -133,7 +138,14 @@ class Tokenizer:
             for i in ids
             if i not in (PAD_ID, BOS_ID, EOS_ID)
         ]
-        return re.sub(" +", " ", self._separator.join(pieces)).strip(" ")
+        return self.composed(re.sub(" +", " ", self._separator.join(pieces)).strip(" "))
+
+    def composed(self, text: str) -> str:
+        """The text in normal form C of Unicode, if this tokenizer has a normal form.
+
+        Texts that look the same are the same then, whatever they were spelled as before.
+        """
+        return unicodedata.normalize("NFC", text) if self._normal else text
 
     def tokens(self, ids: Sequence[int], copied: Sequence[str] = ()) -> list[str]:
         """The name of every id, control tokens included, a space shown as `▁`: for pictures."""
@@ -216,8 +228,9 @@ def train_tokenizer(
         min_frequency: Tokens (for `bpe`: merges) seen less often in the texts are left out.
         lowercase: Lower the text first; decoded text is lower case then.
         normal_form: Unicode normal form (Unicode Standard Annex 15) that the text is brought into
-            first, one of `NORMAL_FORMS`; decoded text is in it then. `nfd` parts a syllable of
-            Korean into its letters, and a letter from its accents. None leaves the text as it is.
+            first, one of `NORMAL_FORMS`. `nfd` parts a syllable of Korean into its letters, and a
+            letter from its accents; decoding puts them together again (NFC). What `nfkc` and `nfkd`
+            replace, as a ligature by its letters, stays replaced. None leaves the text as it is.
         side: Name of the settings in messages, `tokenizer.<side>`.
 
     Raises:

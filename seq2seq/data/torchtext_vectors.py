@@ -113,7 +113,8 @@ def read_vectors(
     if not chosen:
         raise ValueError(
             f"{named} has none of the {len(spellings):,} words of this vocabulary: is it of "
-            "another language, or in lower case (then set lowercase=true in the tokenizer of this side)?"
+            "another language, or in lower case (then set lowercase=true in the tokenizer of this "
+            "side)?"
         )
     vectors = _read_by_torchtext(chosen.values())
     places = {word: place for place, word in enumerate(chosen)}
