@@ -111,6 +111,8 @@ def _train(config: DictConfig, folder: Path) -> Figures:
         # Lightning would add a checkpoint of its own where the config has none.
         enable_checkpointing=any(isinstance(one, Checkpoint) for one in callbacks),
     )
+    # Lightning does so after it reads a checkpoint, and would round weights of 64 bits to 32.
+    trainer.precision_plugin.convert_module(module)
     trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
     throughput = next(one for one in callbacks if isinstance(one, Throughput))
     if not throughput.tokens:

@@ -130,8 +130,17 @@ def assert_same_checkpoint(actual: Path, expected: Path, step: int) -> None:
                 "callbacks.average_checkpoint.validations=2",
             ),
         ),
+        # weights of 64 bits, and their average
+        (
+            4,
+            8,
+            (
+                *("trainer.precision=64-true", "callbacks.weight_average.decay=0.8"),
+                "trainer.max_epochs=2",
+            ),
+        ),
     ],
-    ids=["mid-epoch", "epoch-end", "accumulation", "target-tokens", "input-feeding"],
+    ids=["mid-epoch", "epoch-end", "accumulation", "target-tokens", "input-feeding", "double"],
 )
 def test_a_run_resumed_from_its_last_checkpoint_ends_bitwise_the_same(
     compose: Callable[..., DictConfig],
