@@ -540,8 +540,10 @@ class RecurrentLayer(nn.Module):
     def _step(
         self, x: Tensor, state: RecurrentState | None, noise: RecurrentNoise | None
     ) -> RecurrentOutput:
-        if self.projects:  # PyTorch's single step has no projection, but its scan may be one step
-            _, final = self._scan(x, state, noise)
+        if self.projects:
+            # PyTorch has no single step with a projection; a scan of one is the same kernel.
+            # Not by the module, which can't be traced within a graph's loop.
+            _, final = self._scan_with(self._weights(noise), x, state)
             return RecurrentOutput(final.hidden.transpose(0, 1), final)
         weights = self._weights(noise)
         x = x.squeeze(1)
