@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from seq2seq.diagnostics.gradient_flow import RecordedScan
-from seq2seq.diagnostics.step_adjoint import exact_copy
+from seq2seq.diagnostics.step_adjoint import cell_like
 from seq2seq.initializers.blocks import KEEP_GATES
 from seq2seq.models.dropout import masked
 from seq2seq.models.recurrent import RecurrentLayer
@@ -96,7 +96,7 @@ def gate_values(layer: RecurrentLayer, scan: RecordedScan) -> dict[str, Tensor]:
         each ``[time, rows, hidden]``.
     """
     if (equations := layer.equations) is not None:
-        rnn = exact_copy(equations, scan.inputs)
+        rnn = cell_like(equations, scan.inputs)
         weight = masked(rnn.weight_hh_l0, scan.recurrent_mask)
         return rnn.gate_values(rnn.drive(scan.inputs), scan.previous_hidden, weight)
     parameters = (parameter.detach().to(scan.inputs) for parameter in layer.rnn.parameters())
@@ -120,7 +120,7 @@ def cell_states(layer: RecurrentLayer, gates: Mapping[str, Tensor], scan: Record
     """
     assert scan.initial_cell is not None
     equations = layer.equations
-    rnn = None if equations is None else exact_copy(equations, scan.inputs)
+    rnn = None if equations is None else cell_like(equations, scan.inputs)
     cells = [scan.initial_cell]
     for now, hidden in enumerate(scan.previous_hidden):
         here = {letter: values[now] for letter, values in gates.items()}
@@ -138,7 +138,7 @@ def cell_states(layer: RecurrentLayer, gates: Mapping[str, Tensor], scan: Record
 def _drive(layer: RecurrentLayer, inputs: Tensor) -> Tensor:
     """What the input adds to the activations without the bias, ``[timesteps, gates * hidden]``."""
     if (equations := layer.equations) is not None:
-        rnn = exact_copy(equations, inputs)
+        rnn = cell_like(equations, inputs)
         return rnn.drive(inputs) - rnn.bias_ih_l0
     return inputs @ layer.rnn.get_parameter("weight_ih_l0").to(inputs).T
 

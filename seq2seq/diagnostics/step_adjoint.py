@@ -16,7 +16,7 @@ from seq2seq.models.cells import StepCell
 from seq2seq.models.dropout import masked
 
 
-def exact_copy(cell: StepCell, like: Tensor) -> StepCell:
+def cell_like(cell: StepCell, like: Tensor) -> StepCell:
     """The cell in the type and on the device of ``like``, its weights apart from the model's."""
     return deepcopy(cell).requires_grad_(False).to(like)
 
@@ -199,7 +199,7 @@ def linearize_steps(
     zoneout: Zoneout | None,
 ) -> StepLinearization:
     """As :func:`~seq2seq.diagnostics.adjoint.linearize`; only a cell state is scanned again."""
-    cell = exact_copy(cell, inputs)
+    cell = cell_like(cell, inputs)
     linearization = StepLinearization(
         cell=cell,
         recurrent_weight=masked(cell.weight_hh_l0, recurrent_mask),

@@ -17,7 +17,7 @@ from seq2seq.diagnostics.gradient_flow import (
 )
 from seq2seq.diagnostics.gradient_profile import gradient_profiles
 from seq2seq.diagnostics.layer_report import attenuation_over
-from seq2seq.diagnostics.step_adjoint import exact_copy
+from seq2seq.diagnostics.step_adjoint import cell_like
 from seq2seq.initializers.blocks import KEEP_GATES
 from seq2seq.models.recurrent import RecurrentLayer, RecurrentState
 
@@ -97,7 +97,7 @@ class LayerSample:
         """
         inputs = self._inputs[self.real.T].double()
         if (equations := self.layer.equations) is not None:
-            driven = exact_copy(equations, inputs).drive(inputs)
+            driven = cell_like(equations, inputs).drive(inputs)
             return driven.chunk(len(self.gates), dim=1)[self.gates.index(gate)] + self.block(
                 "bias_hh", gate
             )

@@ -107,8 +107,9 @@ def _spread_memories(sample: LayerSample, tolerance: float, trials: int) -> Laye
     As `chrono` (Tallec and Ollivier 2018, eq. 16), ``b_f = ln u + s``, ``b_i = -ln u``, in the GRU
     ``b_z = ln u``, with ``u`` evenly spaced over (1, T - 1). Without input the gates leak
     ``T mean(ln f) = T mean(ln u / (1 + u))``; with it they leak more, because the logarithm is
-    concave. In the LSTM the shift ``s`` makes up for that. In the GRU it would close the way in as
-    far as it keeps the state, and was measured not to help: its leak is measured and no more.
+    concave. In the LSTM the shift ``s`` makes up for that. In the GRU, and wherever no gate ``i``
+    is the way in, it would close that way as far as it keeps the state, and was measured not to
+    help: the leak is measured and no more.
     """
     name, keep = sample.name, sample.keep_gate
     assert keep is not None
@@ -118,7 +119,8 @@ def _spread_memories(sample: LayerSample, tolerance: float, trials: int) -> Laye
     spread = memory_biases(sample.layer.hidden_size, sample.longest)
     sample.block("bias_hh", keep).zero_()
     own = any((parameter, "i") in sample.fixed for parameter in ("bias_ih", "bias_hh"))
-    writes = keep == "f" and not own
+    shifts = keep == "f" and "i" in sample.gates
+    writes = shifts and not own
     if writes:
         sample.block("bias_ih", "i").copy_(-spread)
         sample.block("bias_hh", "i").zero_()
@@ -136,14 +138,14 @@ def _spread_memories(sample: LayerSample, tolerance: float, trials: int) -> Laye
         slope=sample.longest * float(torch.sigmoid(-spread).mean()),
         target=target,
         tolerance=tolerance,
-        trials=trials if keep == "f" else 1,
+        trials=trials if shifts else 1,
     )
     shift, found = nearest(tried, target)
     sample.block("bias_ih", keep).copy_(spread + shift)
-    reached = keep == "z" or abs(found - target) <= tolerance
+    reached = not shifts or abs(found - target) <= tolerance
     longest = sample.longest - 1
     made = tuple(Trial("shift", x, "leak", y, target) for x, y in tried)
-    shifted = f"shift {shift:.3g}" if keep == "f" else "no shift in a GRU"
+    shifted = f"shift {shift:.3g}" if shifts else "no shift without a gate i"
     biases = f"{keep}: ln u, u from 1 to {longest}, {shifted}"
     left = (
         f"memories of 1 to {longest} steps, {shifted}: the gates leak {found:.3g} over "

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from seq2seq.initializers.rules import Initialization, initialize, rules_from_co
 from seq2seq.initializers.sweet_spot import GAINS, SHIFTS, STEEPEST
 from seq2seq.initializers.trials import LayerCalibration, search
 from seq2seq.inspection import measure
+from seq2seq.models.cells import STEP_CELLS, StepCell
 from seq2seq.models.encoder_decoder import EncoderDecoder, encoder_decoder
 from seq2seq.models.recurrent import RecurrentLayer
 from seq2seq.train import train
@@ -633,3 +634,40 @@ def test_the_advice_for_a_calibrated_network_is_what_calibration_does_not_undo(
     flooded = measure(compose(*chosen, *task, "initializer.embedding.scale=30"))
     assert flooded.advice is not None and flooded.advice.suffices
     assert list(flooded.advice.changes) == ["embedding.scale"]
+
+
+class CoupledGates(StepCell):
+    """An LSTM whose input gate is what the forget gate leaves."""
+
+    gates = "fgo"
+    has_cell = True
+
+    def gate_values(
+        self, driven: Tensor, hidden: Tensor, recurrent_weight: Tensor
+    ) -> dict[str, Tensor]:
+        f, g, o = (driven + nn.functional.linear(hidden, recurrent_weight, self.bias_hh_l0)).chunk(
+            3, dim=-1
+        )
+        return {"f": f.sigmoid(), "g": g.tanh(), "o": o.sigmoid()}
+
+    def next_state(
+        self, gates: Mapping[str, Tensor], hidden: Tensor, cell: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        assert cell is not None
+        cell = gates["f"] * cell + (1 - gates["f"]) * gates["g"]
+        return gates["o"] * cell.tanh(), cell
+
+
+def test_a_cell_that_forgets_and_has_no_input_gate_gets_memories_too(
+    task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(STEP_CELLS, "coupled", CoupledGates)
+    network = task("coupled")
+    for done in network.calibrate():
+        assert done.reached
+        assert len(done.trials) == 1  # a shift would close the only way in
+    for name, layer in network.model.recurrent_layers().items():
+        forget, _, _ = (layer.rnn.bias_ih_l0 + layer.rnn.bias_hh_l0).detach().chunk(3)
+        longest = 14 if name.startswith("encoder") else 12
+        steps = 1 + (torch.arange(48) + 0.5) / 48 * (longest - 2)
+        torch.testing.assert_close(forget, steps.log())

@@ -30,7 +30,8 @@ class StepCell(nn.Module, ABC):
 
     Attributes:
         gates: one letter a gate. ``g``, ``n`` and ``h`` are candidates for a new state, and pass
-            ``tanh``; all others are sigmoids. ``f`` and ``z`` are near 1 where the old state stays.
+            ``tanh``; all others are sigmoids. ``f`` and ``z`` are near 1 where the old state stays,
+            ``i`` where the new is let in.
         has_cell: whether a cell state is carried beside the hidden state.
     """
 
