@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from seq2seq.models.encoder_decoder import EncoderDecoder
 from seq2seq.penalty import kept_outputs
@@ -65,8 +64,11 @@ class WatchedAlignments:
     def penalty(self, *, source_lengths: Tensor, target_lengths: Tensor) -> Tensor:
         """The loss of the batch, a scalar; ``target_lengths`` int64 ``[batch]``."""
         alignment = torch.cat(self._kept["attention"], dim=1)
-        covered = F.pad(alignment.cumsum(dim=1)[:, :-1], (0, 0, 1, 0))  # before each timestep
-        again = torch.minimum(alignment, covered).sum(2)  # [batch, target_time]
         steps = torch.arange(alignment.size(1), device=alignment.device)
+        # A product and not `cumsum`, which trainer.deterministic=true refuses on a GPU.
+        earlier = (steps < steps.unsqueeze(1)).to(alignment)
+        with torch.autocast(alignment.device.type, enabled=False):
+            covered = earlier @ alignment  # before each timestep
+        again = torch.minimum(alignment, covered).sum(2)  # [batch, target_time]
         real = steps < target_lengths.to(alignment.device).unsqueeze(1)
         return self._weight * again.masked_fill(~real, 0.0).sum() / real.sum()
