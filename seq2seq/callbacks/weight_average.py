@@ -6,6 +6,7 @@ weights themselves.
 
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
@@ -37,18 +38,33 @@ class WeightAverage(WeightAveraging):
                 f"callbacks.weight_average.decay={decay} must be above 0 and below 1; null "
                 "averages nothing"
             )
-        super().__init__(use_buffers=False, multi_avg_fn=self._average)
+        super().__init__(device="cpu", use_buffers=False)
         self.decay = decay
 
-    def _average(self, averages: list[Tensor], weights: list[Tensor], before: Any) -> None:
-        kept = min(self.decay, 1 - 1 / (float(before) + 1))
-        for average, weight in zip(averages, weights, strict=True):
-            average.lerp_(weight, 1 - kept)
-
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Follow the network to its device and precision: the copy was made before."""
+        """Follow the network to its device and precision: the copy was made before.
+
+        The number of steps in it stays behind, so that no step waits for a GPU to read it.
+        """
         assert self._average_model is not None
-        self._average_model.to(pl_module.device, pl_module.dtype)  # type: ignore[arg-type]
+        self._average_model.module.to(pl_module.device, pl_module.dtype)
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: object, **kwargs: object
+    ) -> None:
+        """Take in the weights after an optimizer step.
+
+        Torch's own update would ask the device for the number of steps.
+        """
+        if trainer.global_step == self._latest_update_step:
+            return
+        assert self._average_model is not None
+        kept = min(self.decay, 1 - 1 / (int(self._average_model.n_averaged) + 1))
+        averages: list[Tensor] = list(self._average_model.module.parameters())
+        torch._foreach_lerp_(averages, list(pl_module.parameters()), 1 - kept)
+        self._average_model.n_averaged += 1
+        self._latest_update_step = trainer.global_step
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the averaged weights in place for what translates once more after it."""

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +65,21 @@ def test_the_average_has_the_precision_of_the_weights(
     for name, value in last["current_model_state"].items():
         assert last["state_dict"][name].dtype == value.dtype
         assert not torch.equal(last["state_dict"][name], value) or not value.any()
+
+
+def test_no_step_waits_for_the_device() -> None:
+    module, callback = Module(), WeightAverage(decay=DECAY)
+    trainer: Any = SimpleNamespace(global_step=0)
+    callback.setup(trainer, module, "fit")
+    module.to("meta")  # reading a number there is an error, as it would be a wait on a GPU
+    callback.on_fit_start(trainer, module)
+    for _ in range(3):
+        trainer.global_step += 1
+        callback.on_train_batch_end(trainer, module, None, None, 0)
+        callback.on_train_batch_end(trainer, module, None, None, 1)  # no optimizer step
+    checkpoint: dict[str, Any] = {"state_dict": {}}
+    callback.on_save_checkpoint(trainer, module, checkpoint)
+    assert int(checkpoint["averaging_state"]["n_averaged"]) == 3
 
 
 def test_validation_test_and_the_best_checkpoint_are_of_the_averaged_weights(
