@@ -13,7 +13,7 @@ class GradientNoise:
     Neelakantan et al. 2015, "Adding gradient noise improves learning for very deep networks",
     eq. 1, where eta is 0.01, 0.3 or 1. The draws are a function of seed and step alone: neither
     dropout nor the order of the data sees them, and a resumed run draws the same. The padding's
-    embedding, which no gradient ever reaches, gets none.
+    embedding gets none, which has a gradient only where the output layer is tied to it.
 
     Args:
         eta: variance at step 0.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from seq2seq.assembly import check_training
+from seq2seq.data.batch import Batch
 from seq2seq.gradient_noise import GradientNoise
+from seq2seq.module import TranslationModule
 from seq2seq.train import train
 
 Compose = Callable[..., DictConfig]
@@ -44,8 +47,17 @@ def test_noise_is_a_function_of_seed_and_step_and_leaves_the_padding_alone() -> 
 
 
 def test_neither_dropout_nor_the_order_of_the_data_sees_the_draws(
-    compose: Compose, tmp_path: Path
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seen: list[list[int]] = []  # pairs of each batch of the run
+    training_step = TranslationModule.training_step
+
+    def watched(module: TranslationModule, batch: Batch, batch_idx: int) -> Any:
+        seen.append(batch.index.tolist())
+        return training_step(module, batch, batch_idx)
+
+    monkeypatch.setattr(TranslationModule, "training_step", watched)
+
     def generator(*options: str, folder: str) -> torch.Tensor:
         train(compose("model.output_dropout=0.2", *options, folder=folder))
         path = tmp_path / folder / "checkpoints" / "last.ckpt"
@@ -56,7 +68,11 @@ def test_neither_dropout_nor_the_order_of_the_data_sees_the_draws(
         return state
 
     noisy = generator("gradient_noise=0.01", "trainer.gradient_clip_val=null", folder="noisy")
+    batches = seen[:]
+    seen.clear()
     assert torch.equal(noisy, generator(folder="plain"))
+    assert len(batches) > 1
+    assert batches == seen
 
 
 def test_a_variance_below_zero_is_refused(compose: Compose) -> None:
