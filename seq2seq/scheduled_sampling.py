@@ -9,6 +9,7 @@ from seq2seq.data.tokenizer import UNK_ID
 from seq2seq.models.encoder_decoder import FED_TOKENS, Feeding
 
 SCHEDULES = ("linear", "exponential", "inverse_sigmoid")
+LINEAR_DECAY = 0.0001
 
 
 class ScheduledSampling:
@@ -28,12 +29,12 @@ class ScheduledSampling:
     Args:
         schedule: ``none``, or one of these.
         k: see above; None is 1 for the linear schedule.
-        c: what is taken off a step; of the linear schedule.
+        c: what is taken off a step; of the linear schedule alone, where None is 0.0001.
         floor: smallest probability.
         fed: ``sample``, a token drawn from the model, or ``argmax``, its most probable one.
 
     Raises:
-        ValueError: for an unknown schedule, or a number out of range.
+        ValueError: for an unknown schedule, a number out of range, or one without a meaning.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class ScheduledSampling:
         *,
         schedule: str = "none",
         k: float | None = None,
-        c: float = 0.0001,
+        c: float | None = None,
         floor: float = 0.0,
         fed: str = "sample",
     ) -> None:
@@ -56,7 +57,7 @@ class ScheduledSampling:
         if not 0 <= floor <= 1:
             refuse("floor", floor, "is a probability: it must be at least 0 and at most 1")
         if schedule == "linear":
-            k = 1.0 if k is None else k
+            k, c = (1.0 if k is None else k), (LINEAR_DECAY if c is None else c)
             if not 0 <= k <= 1:
                 refuse("k", k, "is the probability at step 0: it must be at least 0 and at most 1")
             if not c >= 0:
@@ -65,9 +66,15 @@ class ScheduledSampling:
             refuse("k", k, "must be above 0 and below 1 for schedule=exponential, such as 0.9999")
         elif schedule == "inverse_sigmoid" and not (k is not None and k >= 1):
             refuse("k", k, "must be at least 1 for schedule=inverse_sigmoid, such as 1000")
+        if schedule != "linear" and c is not None:
+            refuse("c", c, f"is of schedule=linear, but schedule is {schedule}: set it to null")
+        if schedule == "none":
+            for key, value, off in (("k", k, None), ("floor", floor, 0), ("fed", fed, "sample")):
+                if value != off:
+                    refuse(key, value, "does nothing with schedule=none: choose a schedule")
         self.schedule = schedule
         self.k = 1.0 if k is None else k
-        self.c = c
+        self.c = LINEAR_DECAY if c is None else c
         self.floor = floor
         self.fed = fed
 

@@ -179,6 +179,14 @@ def test_a_run_shows_the_probability_and_its_gradient_at_every_timestep(
         ({"schedule": "inverse_sigmoid", "k": 0.5}, "scheduled_sampling.k=0.5 must be at least 1"),
         ({"floor": 2.0}, "scheduled_sampling.floor=2.0 is a probability"),
         ({"fed": "beam"}, "scheduled_sampling.fed=beam is unknown"),
+        ({"k": 0.5}, "scheduled_sampling.k=0.5 does nothing with schedule=none"),
+        ({"c": -3.0}, "scheduled_sampling.c=-3.0 is of schedule=linear, but schedule is none"),
+        ({"floor": 0.1}, "scheduled_sampling.floor=0.1 does nothing with schedule=none"),
+        ({"fed": "argmax"}, "scheduled_sampling.fed=argmax does nothing with schedule=none"),
+        (
+            {"schedule": "exponential", "k": 0.9, "c": 0.1},
+            "scheduled_sampling.c=0.1 is of schedule=linear, but schedule is exponential",
+        ),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused(options: dict[str, Any], said: str) -> None:
