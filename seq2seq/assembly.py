@@ -45,6 +45,16 @@ _corpora: list[tuple[Any, "TranslationDataModule"]] = []
 # Pairs of text that they may hold in all, beside the last: about 100 MB.
 _MOST_PAIRS = 200_000
 
+# What the gradient of a step is of, and how it is cut.
+_GRADIENT = (
+    "label_smoothing",
+    "activation_regularization",
+    "temporal_activation_regularization",
+    "coverage_loss",
+    "trainer.gradient_clip_val",
+    "trainer.accumulate_grad_batches",
+)
+
 # PyTorch's number of threads before any run of this process changed it.
 _first_threads: list[int] = []
 
@@ -169,6 +179,13 @@ def check_training(config: DictConfig) -> None:
                     f"{key}.monitor asks for validation, but trainer.limit_val_batches=0 leaves it "
                     "out: set trainer.limit_val_batches=1.0"
                 )
+        validations = config.callbacks.average_checkpoint.validations
+        if validations is not None:
+            raise ValueError(
+                f"callbacks.average_checkpoint.validations={validations} averages the weights at "
+                "validations, but trainer.limit_val_batches=0 leaves them out: set "
+                "trainer.limit_val_batches=1.0"
+            )
     logged = [f"val/{figure}" for figure in FIGURES]
     for key in ("scheduler", "callbacks.best_checkpoint", "callbacks.early_stopping"):
         monitor = OmegaConf.select(config, f"{key}.monitor")
@@ -276,6 +293,7 @@ def build_module(config: DictConfig, datamodule: "TranslationDataModule") -> "Tr
             for key, value in plain(config[group]).items()
         }
         | _chosen_arguments(config),
+        gradient_arguments={key: OmegaConf.select(config, key) for key in _GRADIENT},
         optimizer=instantiate(config.optimizer),
         scheduler=instantiate(config.scheduler),
         label_smoothing=config.label_smoothing,
@@ -327,7 +345,8 @@ def _chosen_arguments(config: DictConfig) -> dict[str, Any]:
     values = {key: OmegaConf.select(config, key) for key in off}
     chosen = {key: value for key, value in values.items() if value != off[key]}
     if config.scheduled_sampling.schedule != "none":
-        sampling = plain(config.scheduled_sampling)
+        # Null for c means one number, which older checkpoints have with every schedule.
+        sampling = plain(config.scheduled_sampling) | {"c": _scheduled_sampling(config).c}
         chosen |= {f"scheduled_sampling.{key}": value for key, value in sampling.items()}
     if config.pretrained_vectors.freeze:
         chosen["frozen embeddings"] = ", ".join(_vector_files(config))
@@ -350,9 +369,16 @@ def _curriculum(config: DictConfig) -> "Curriculum | None":
     from seq2seq.data.curriculum import Curriculum
 
     batch = config.batch
-    if batch.curriculum == "none":
-        return None
-    return Curriculum(batch.curriculum, batch.curriculum_epochs, batch.curriculum_start)
+    numbers = {key: batch[f"curriculum_{key}"] for key in ("epochs", "start")}
+    given = {key: value for key, value in numbers.items() if value is not None}
+    if batch.curriculum != "none":
+        return Curriculum(batch.curriculum, **given)
+    for key, value in given.items():
+        raise ValueError(
+            f"batch.curriculum_{key}={value} does nothing with batch.curriculum=none: set it to "
+            "null, or choose batch.curriculum=linear or batch.curriculum=sqrt"
+        )
+    return None
 
 
 def _vector_files(config: DictConfig) -> dict[str, str]:

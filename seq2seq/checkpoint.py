@@ -33,19 +33,26 @@ def describe(
     source_tokenizer: Tokenizer,
     target_tokenizer: Tokenizer,
     training_arguments: Mapping[str, Any] | None = None,
+    gradient_arguments: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The plain data that a checkpoint keeps under :data:`KEY`.
+
+    A run goes on only with what decides how a batch changes the weights; how long it goes on, what
+    it measures and where it runs is free.
 
     Args:
         model_arguments: the arguments of :func:`~seq2seq.models.encoder_decoder.encoder_decoder`.
         source_tokenizer, target_tokenizer: trained tokenizers.
-        training_arguments: what a resumed run takes from the checkpoint and not from its config,
-            optimizer and schedule, by config key.
+        training_arguments: how weights follow a gradient, and what they see: optimizer, schedule,
+            noise, averages, own tokens, frozen embeddings; by config key.
+        gradient_arguments: of what the gradient is and how it is cut, by config key. Older
+            checkpoints, which don't have them, go on with any.
     """
     return {
         "format": FORMAT,
         "model": dict(model_arguments),
         "training": dict(training_arguments or {}),
+        "gradient": dict(gradient_arguments or {}),
         "source_tokenizer": source_tokenizer.state(),
         "target_tokenizer": target_tokenizer.state(),
     }
@@ -107,7 +114,9 @@ def load_trained(path: Path) -> Trained:
 
 
 def check_resumable(path: Path, description: Mapping[str, Any]) -> int:
-    """Refuse a checkpoint whose network, tokenizers, optimizer or schedule isn't this run's.
+    """Refuse a checkpoint that was trained otherwise than this run trains.
+
+    Network, tokenizers, and all that decides how a batch changes the weights, see :func:`describe`.
 
     Args:
         path: the checkpoint.
@@ -118,16 +127,18 @@ def check_resumable(path: Path, description: Mapping[str, Any]) -> int:
 
     Raises:
         FileNotFoundError, ValueError: see :func:`read_checkpoint`; the message of a difference
-            names the keys with both values.
+            names the keys with both values. Also if the file holds weights alone.
     """
     checkpoint = read_checkpoint(path)
+    if "optimizer_states" not in checkpoint:
+        raise ValueError(
+            f"ckpt_path={path} holds weights to translate with, and nothing that a run could go on "
+            "from: resume from the last.ckpt or best.ckpt beside it"
+        )
     stored = dict(checkpoint[KEY])
     # Written before an option existed, it was trained with that option's default.
     stored["model"] = {**_model_defaults(), **stored["model"]}
-    for what, rest in (
-        ("model", "Resume with the overrides of that run"),
-        ("training", "A resumed run keeps both as they were: resume without these overrides"),
-    ):
+    for what in ("model", "training", "gradient"):
         ours, theirs = description[what], stored.get(what, description[what])
         if what == "model":
             ours = {**_model_defaults(), **ours}
@@ -137,9 +148,10 @@ def check_resumable(path: Path, description: Mapping[str, Any]) -> int:
             if ours.get(key) != theirs.get(key)
         ]
         if different:
-            name = "model" if what == "model" else "optimizer or schedule"
+            otherwise = "with another model" if what == "model" else "otherwise"
             raise ValueError(
-                f"ckpt_path={path} was trained with another {name}: {'; '.join(different)}. {rest}"
+                f"ckpt_path={path} was trained {otherwise}: {'; '.join(different)}. Resume with "
+                "the overrides of that run"
             )
     for side in ("source_tokenizer", "target_tokenizer"):
         if stored[side] != description[side]:

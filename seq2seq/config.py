@@ -77,8 +77,8 @@ class BatchConfig:
     evaluation_size: int = 256
     seed: int = MISSING
     curriculum: str = "none"
-    curriculum_epochs: float = 5.0
-    curriculum_start: float = 0.01
+    curriculum_epochs: float | None = None
+    curriculum_start: float | None = None
 
 
 @dataclass
@@ -632,7 +632,7 @@ class ScheduledSamplingConfig:
 
     schedule: str = "none"
     k: float | None = None
-    c: float = 0.0001
+    c: float | None = None
     floor: float = 0.0
     fed: str = "sample"
 

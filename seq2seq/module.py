@@ -18,8 +18,9 @@ from seq2seq.data.batch import Batch
 from seq2seq.data.datamodule import TranslationDataModule
 from seq2seq.decoding import NoTokenPossible
 from seq2seq.gradient_noise import GradientNoise
+from seq2seq.losses import TokenLoss
 from seq2seq.metrics import TranslationScores
-from seq2seq.models.encoder_decoder import EncoderDecoder
+from seq2seq.models.encoder_decoder import EncoderDecoder, Feeding
 from seq2seq.penalty import Penalty
 from seq2seq.scheduled_sampling import ScheduledSampling
 from seq2seq.scoring import SplitScores, TranslatedPair, batch_loss
@@ -39,7 +40,8 @@ class TranslationModule(lightning.LightningModule):
     Args:
         model: the network.
         model_arguments: plain arguments that rebuild it; kept in every checkpoint.
-        training_arguments: see :func:`~seq2seq.checkpoint.describe`; kept as well.
+        training_arguments, gradient_arguments: see :func:`~seq2seq.checkpoint.describe`; kept as
+            well.
         optimizer: makes the optimizer of the parameters, or groups of them, that it is given.
         scheduler: makes Lightning's ``lr_scheduler`` dictionary of the optimizer and
             ``steps_per_epoch``.
@@ -59,6 +61,7 @@ class TranslationModule(lightning.LightningModule):
         model: EncoderDecoder,
         model_arguments: Mapping[str, Any],
         training_arguments: Mapping[str, Any] | None = None,
+        gradient_arguments: Mapping[str, Any] | None = None,
         optimizer: Callable[[Iterable[Any]], Optimizer],
         scheduler: Callable[..., dict[str, Any]],
         label_smoothing: float = 0.0,
@@ -77,6 +80,7 @@ class TranslationModule(lightning.LightningModule):
             test_translator.source_tokenizer,
             test_translator.target_tokenizer,
             training_arguments,
+            gradient_arguments,
         )
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
@@ -104,19 +108,8 @@ class TranslationModule(lightning.LightningModule):
             ``loss``, what is trained on, and ``negative_log_likelihood``, the same without label
             smoothing and penalties.
         """
-        feeding = None
-        if self.scheduled_sampling:
-            feeding = self.scheduled_sampling.feeding(self.trainer.global_step)
-        with ExitStack() as stack:
-            watched = {
-                penalty.name: stack.enter_context(penalty.watching(self.model))
-                for penalty in self.penalties
-            }
-            loss, _ = batch_loss(
-                self.model, batch, label_smoothing=self.label_smoothing, feeding=feeding
-            )
-        lengths = {"source_lengths": batch.source_lengths, "target_lengths": batch.target_lengths}
-        penalties = {name: one.penalty(**lengths) for name, one in watched.items()}
+        feeding = self._feeding()
+        loss, penalties = self.training_loss(batch)
         likelihood = loss.negative_log_likelihood.detach() / loss.tokens
         if self._is_logged():
             self.log("train/loss", likelihood, prog_bar=True, batch_size=loss.tokens)
@@ -129,6 +122,24 @@ class TranslationModule(lightning.LightningModule):
         for penalty in penalties.values():
             total = total + penalty
         return {"loss": total, "negative_log_likelihood": likelihood}
+
+    def training_loss(self, batch: Batch) -> tuple[TokenLoss, dict[str, Tensor]]:
+        """Loss of a batch as the present step trains on it, and the penalties by name."""
+        with ExitStack() as stack:
+            watched = {
+                penalty.name: stack.enter_context(penalty.watching(self.model))
+                for penalty in self.penalties
+            }
+            loss, _ = batch_loss(
+                self.model, batch, label_smoothing=self.label_smoothing, feeding=self._feeding()
+            )
+        lengths = {"source_lengths": batch.source_lengths, "target_lengths": batch.target_lengths}
+        return loss, {name: one.penalty(**lengths) for name, one in watched.items()}
+
+    def _feeding(self) -> Feeding | None:
+        if not self.scheduled_sampling:
+            return None
+        return self.scheduled_sampling.feeding(self.trainer.global_step)
 
     def _is_logged(self) -> bool:
         """Whether what is logged in this step gets written.

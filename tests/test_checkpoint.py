@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,13 @@ def arguments(**changes: Any) -> dict[str, Any]:
     return sizes | changes
 
 
-def save(path: Path, **changes: Any) -> EncoderDecoder:
+def save(path: Path, gradient: Mapping[str, Any] | None = None, **changes: Any) -> EncoderDecoder:
     """A checkpoint as training writes it, as far as loading a trained network reads it."""
     torch.manual_seed(0)
     model = encoder_decoder(**arguments(**changes))
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    torch.save({"state_dict": weights, KEY: describe(arguments(**changes), *tokenizers())}, path)
+    described = describe(arguments(**changes), *tokenizers(), gradient_arguments=gradient)
+    torch.save({"state_dict": weights, "optimizer_states": [], KEY: described}, path)
     return model
 
 
@@ -222,6 +223,23 @@ def test_resuming_another_network_names_every_differing_key_with_both_values(
     assert "hidden_size is 6 there and 8 here" in message
     assert "cell is 'gru' there and " in message
     assert "embedding_size" not in message
+
+
+def test_a_run_goes_on_with_another_loss_only_from_where_none_was_written_down(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.ckpt"
+    save(path, gradient={"label_smoothing": 0.1, "coverage_loss": 0.0})
+    here = describe(
+        *(arguments(), *tokenizers()),
+        gradient_arguments={"label_smoothing": 0.1, "coverage_loss": 1.0},
+    )
+    with pytest.raises(ValueError, match="trained otherwise: coverage_loss is 0.0 there and 1.0"):
+        check_resumable(path, here)
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint[KEY]["gradient"]
+    torch.save(checkpoint, path)
+    check_resumable(path, here)
 
 
 def test_resuming_with_another_vocabulary_says_which_side(tmp_path: Path) -> None:

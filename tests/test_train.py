@@ -3,7 +3,8 @@
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.plugins.precision import MixedPrecision
 from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
 from seq2seq.assembly import build_datamodule, build_module, initialize_weights
 from seq2seq.checkpoint import load_trained
 from seq2seq.figures import FIGURES
+from seq2seq.models.decoder import Decoder
+from seq2seq.models.encoder_decoder import EncoderDecoder
 from seq2seq.module import TranslationModule
 from seq2seq.status import Diverged
 from seq2seq.train import train
@@ -367,6 +371,55 @@ def test_divergence_names_the_first_layer_and_timestep_that_went_bad(compose: Co
     assert error.value.tensor == ("the output of encoder.layers.0.forward_layer at timestep 2")
 
 
+class Infinite:
+    """A penalty that is no number."""
+
+    name = "odd_penalty"
+
+    @contextmanager
+    def watching(self, model: EncoderDecoder) -> Iterator["Infinite"]:
+        yield self
+
+    def penalty(self, *, source_lengths: Tensor, target_lengths: Tensor) -> Tensor:
+        return torch.tensor(torch.inf)
+
+
+def test_divergence_names_a_penalty(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seq2seq.assembly._penalties", lambda config: [Infinite()])
+    with pytest.raises(Diverged, match="the odd penalty itself .every output .* is finite"):
+        train(compose())
+
+
+def test_divergence_is_looked_for_with_the_tokens_that_were_fed(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Decoder.step
+
+    def own_tokens_overflow(decoder: Decoder, *arguments: Any) -> Any:
+        output = step(decoder, *arguments)
+        return output._replace(features=output.features * torch.inf)
+
+    monkeypatch.setattr(Decoder, "step", own_tokens_overflow)
+    options = ("schedule=linear", "k=0.5", "fed=argmax")
+    sampling = [f"scheduled_sampling.{option}" for option in options]
+    with pytest.raises(Diverged, match="went bad is the output of decoder.output"):
+        train(compose(*sampling, "trainer.num_sanity_val_steps=0"))
+
+
+def test_what_happens_once_alone_is_not_blamed_on_a_tensor(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training_step = TranslationModule.training_step
+
+    def bad(module: TranslationModule, *arguments: Any) -> dict[str, Tensor]:
+        result = training_step(module, *arguments)
+        return result | {"loss": result["loss"] * torch.nan}
+
+    monkeypatch.setattr(TranslationModule, "training_step", bad)
+    with pytest.raises(Diverged, match="bad is not to be found again: with other random numbers"):
+        train(compose())
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(
     compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -442,7 +495,13 @@ def test_a_mistake_of_the_user_is_answered_with_a_sentence_that_names_it(
         ("callbacks.best_checkpoint.monitor=val/bleu", "use callbacks.best_checkpoint.mode=max"),
         ("batch.curriculum=cubic", "batch.curriculum='cubic' is unknown; choose one of none"),
         ("batch.curriculum=sqrt debug=overfit", "batch.curriculum=sqrt needs all batches"),
+        (
+            "batch.curriculum_epochs=-3",
+            "batch.curriculum_epochs=-3.0 does nothing with batch.curri",
+        ),
+        ("batch.curriculum_start=0.2", "batch.curriculum_start=0.2 does nothing with batch.curric"),
         ("scheduled_sampling.schedule=exponential", "scheduled_sampling.k=null must be above 0"),
+        ("scheduled_sampling.k=0.5", "scheduled_sampling.k=0.5 does nothing with schedule=none"),
         ("label_smoothing=2", "label_smoothing=2.0"),
         ("bleu_tokenizer=moses", "bleu_tokenizer='moses'"),
         ("callbacks.sample_translations.count=0", "callbacks.sample_translations.count=0"),
@@ -553,8 +612,15 @@ def test_a_run_resumed_in_another_folder_keeps_the_best_checkpoint_so_far(
     assert second["checkpoint"] == str(tmp_path / "second" / "checkpoints" / "best.ckpt")
 
 
-def test_another_learning_rate_is_refused_on_resume(compose: Compose, tmp_path: Path) -> None:
+def test_a_run_that_trains_otherwise_is_refused_on_resume(compose: Compose, tmp_path: Path) -> None:
     train(compose(folder="first"))
     last = tmp_path / "first" / "checkpoints" / "last.ckpt"
-    with pytest.raises(ValueError, match=r"optimizer.lr is 0.002 there and 0.5 here"):
-        train(compose("optimizer.lr=0.5", f"ckpt_path={last}", folder="second"))
+    for override, said in (
+        ("optimizer.lr=0.5", "optimizer.lr is 0.002 there and 0.5 here"),
+        ("label_smoothing=0.1", "label_smoothing is 0.0 there and 0.1 here"),
+        ("activation_regularization=2", "activation_regularization is 0.0 there and 2.0 here"),
+        ("coverage_loss=1", "coverage_loss is 0.0 there and 1.0 here"),
+        ("trainer.accumulate_grad_batches=2", "accumulate_grad_batches is 1 there and 2 here"),
+    ):
+        with pytest.raises(ValueError, match=f"was trained otherwise: .*{said}"):
+            train(compose(override, f"ckpt_path={last}", folder="second"))

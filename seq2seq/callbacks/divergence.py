@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from seq2seq.data.batch import Batch
 from seq2seq.module import TranslationModule
-from seq2seq.scoring import batch_loss
 from seq2seq.status import Diverged
 
 
@@ -55,8 +54,9 @@ class StopOnDivergence(Callback):
 def first_bad_tensor(module: TranslationModule, batch: Batch) -> str:
     """Name the first tensor that isn't finite: a parameter, or else an output of a submodule.
 
-    The forward pass is repeated to find it, with other dropout masks than the first time. Outputs
-    of recurrent layers are named with the first bad timestep.
+    The forward pass is repeated to find it, as the step trains on it, with its own tokens and
+    penalties, but with other random numbers than the first time. Outputs of recurrent layers are
+    named with the first bad timestep.
     """
     for name, parameter in module.model.named_parameters():
         if not torch.isfinite(parameter).all():
@@ -77,9 +77,15 @@ def first_bad_tensor(module: TranslationModule, batch: Batch) -> str:
 
         handles.append(submodule.register_forward_hook(look))
     try:
-        with torch.no_grad(), torch.random.fork_rng():
-            batch_loss(module.model, batch)
+        precision = module.trainer.precision_plugin
+        with torch.no_grad(), torch.random.fork_rng(), precision.train_step_context():
+            loss, penalties = module.training_loss(batch)
     finally:
         for handle in handles:
             handle.remove()
-    return bad[0] if bad else "the loss itself (every output of the network is finite)"
+    if bad:
+        return bad[0]
+    for name, value in (("loss", loss.sum), *penalties.items()):
+        if not torch.isfinite(value):
+            return f"the {name.replace('_', ' ')} itself (every output of the network is finite)"
+    return "not to be found again: with other random numbers everything is finite"

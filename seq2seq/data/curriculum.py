@@ -26,8 +26,8 @@ class Curriculum:
     """
 
     kind: str
-    epochs: float
-    start: float
+    epochs: float = 5.0
+    start: float = 0.01
 
     def __post_init__(self) -> None:
         if self.kind not in CURRICULA:

@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 from torch import Tensor
 
-from seq2seq.assembly import build_callbacks
+from seq2seq.assembly import build_callbacks, check_training
 from seq2seq.bundle import read_bundle, write_bundle
 from seq2seq.callbacks.average_checkpoint import AverageCheckpoint
 from seq2seq.callbacks.random_state import RandomState
@@ -78,6 +78,28 @@ def test_before_enough_validations_it_is_of_those_there_were_and_can_be_bundled(
     for model in (load_trained(path).model, read_bundle(tmp_path / "bundle").model):
         for name, value in model.state_dict().items():
             assert torch.equal(value, averaged[f"model.{name}"])
+
+
+def test_beside_an_average_over_the_steps_it_is_still_of_the_weights_that_are_trained(
+    compose: Compose, tmp_path: Path, seen: dict[int, dict[str, Tensor]]
+) -> None:
+    train(compose(*OPTIONS, AVERAGE, "trainer.max_epochs=1", "callbacks.weight_average.decay=0.9"))
+    last = checkpoint(tmp_path / "run", "last")
+    for name, value in checkpoint(tmp_path / "run", "average").items():
+        torch.testing.assert_close(value, (seen[2][name] + seen[4][name] + seen[6][name]) / 3)
+        assert not torch.equal(last[name], seen[6][name])  # which is of the average
+
+
+def test_without_validation_there_is_nothing_to_average(compose: Compose) -> None:
+    with pytest.raises(ValueError, match="average_checkpoint.validations=4 .*limit_val_batches=0"):
+        check_training(compose(AVERAGE, "trainer.limit_val_batches=0"))
+
+
+def test_nothing_goes_on_from_an_average(compose: Compose, tmp_path: Path) -> None:
+    train(compose(AVERAGE, "trainer.max_epochs=1", folder="first"))
+    path = tmp_path / "first" / "checkpoints" / "average.ckpt"
+    with pytest.raises(ValueError, match="average.ckpt holds weights to translate with, and"):
+        train(compose(AVERAGE, f"ckpt_path={path}", folder="second"))
 
 
 @pytest.mark.parametrize("name", ["last", pytest.param("best", marks=pytest.mark.slow)])
