@@ -6,11 +6,10 @@ weights themselves.
 
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage(WeightAveraging):
@@ -47,9 +46,8 @@ class WeightAverage(WeightAveraging):
         The number of steps in it stays behind, so that no step waits for a GPU to read it.
         """
         assert self._average_model is not None
-        self._average_model.module.to(pl_module.device, pl_module.dtype)
+        self._average_model.module.to(pl_module.device, pl_module.dtype)  # type: ignore[arg-type]
 
-    @torch.no_grad()
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: object, **kwargs: object
     ) -> None:
@@ -61,8 +59,8 @@ class WeightAverage(WeightAveraging):
             return
         assert self._average_model is not None
         kept = min(self.decay, 1 - 1 / (int(self._average_model.n_averaged) + 1))
-        averages: list[Tensor] = list(self._average_model.module.parameters())
-        torch._foreach_lerp_(averages, list(pl_module.parameters()), 1 - kept)
+        averages, weights = self._average_model.module.parameters(), pl_module.parameters()
+        get_ema_multi_avg_fn(kept)(list(averages), list(weights), 0)  # type: ignore[no-untyped-call]
         self._average_model.n_averaged += 1
         self._latest_update_step = trainer.global_step
 
