@@ -10,6 +10,28 @@ import torch
 from torch import Tensor, nn
 
 
+class SourceWords(NamedTuple):
+    """The words of each source that may be copied, see :class:`CopyMechanism`.
+
+    Shape:
+        ids: int64 ``[batch, source_time]``, extended ids.
+        first: int64 ``[batch, source_time]``, the position where each word stands first.
+    """
+
+    ids: Tensor
+    first: Tensor
+
+    @classmethod
+    def of(cls, ids: Tensor) -> "SourceWords":
+        """The words with these extended ids."""
+        same = ids.unsqueeze(2) == ids.unsqueeze(1)
+        return cls(ids, same.to(torch.uint8).argmax(dim=2))
+
+    def select(self, rows: Tensor) -> "SourceWords":
+        """The sources ``rows`` (int64 ``[rows]``) in that order; repeats are allowed."""
+        return SourceWords(self.ids.index_select(0, rows), self.first.index_select(0, rows))
+
+
 class CopyMixture(NamedTuple):
     """P of :class:`CopyMechanism` at several positions, in its two parts.
 
@@ -97,7 +119,7 @@ class CopyMechanism(nn.Module):
         logit: Tensor = self.gate(torch.cat([context, hidden, x], dim=2))
         return logit
 
-    def scores(self, gate: Tensor, alignment: Tensor, extended_source: Tensor) -> Tensor:
+    def scores(self, gate: Tensor, alignment: Tensor, words: SourceWords) -> Tensor:
         """``log(sum a_i (1 - p_gen) / p_gen)`` of each word, where the source has it first.
 
         The smallest number there is stands where a word stands again, and where nothing is copied.
@@ -106,16 +128,15 @@ class CopyMechanism(nn.Module):
 
         Shape:
             gate: ``[batch, target_time, 1]``; alignment and what is returned:
-            ``[batch, target_time, source_time]``; extended_source: ``[batch, source_time]``.
+            ``[batch, target_time, source_time]``.
         """
-        same = extended_source.unsqueeze(2) == extended_source.unsqueeze(1)
         exact = torch.promote_types(alignment.dtype, torch.float32)
-        with torch.autocast(alignment.device.type, enabled=False):
-            weight = alignment.to(exact) @ same.to(exact)
+        alignment = alignment.to(exact)
+        first = words.first.unsqueeze(1).expand_as(alignment)
+        weight = torch.zeros_like(alignment).scatter_add(2, first, alignment)
         scores = weight.clamp_min(torch.finfo(exact).tiny).log() - gate.to(exact)
-        positions = torch.arange(same.size(1), device=same.device)
-        first = same.to(torch.uint8).argmax(dim=2) == positions
-        copied = first & (extended_source != self.pad_id)
+        positions = torch.arange(alignment.size(2), device=alignment.device)
+        copied = (words.first == positions) & (words.ids != self.pad_id)
         return scores.masked_fill(~copied.unsqueeze(1), torch.finfo(exact).min)
 
     def mixture(self, logits: Tensor, scores: Tensor, extended_source: Tensor) -> CopyMixture:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from seq2seq.models.attention import Attention, Memory
 from seq2seq.models.bridge import Bridge
-from seq2seq.models.copy_mechanism import CopyMixture
+from seq2seq.models.copy_mechanism import CopyMixture, SourceWords
 from seq2seq.models.decoder import Decoder, DecoderOutput, DecoderState
 from seq2seq.models.encoder import Encoder, EncoderLayer
 from seq2seq.models.recurrent import RecurrentLayer
@@ -38,14 +38,18 @@ class DecodingState(NamedTuple):
 
     decoder: DecoderState
     memory: Memory | None
-    extended_source: Tensor | None = None
+    words: SourceWords | None = None
+
+    @property
+    def extended_source(self) -> Tensor | None:
+        """The extended ids of the sources, if words of them may be copied."""
+        return None if self.words is None else self.words.ids
 
     def select(self, rows: Tensor) -> "DecodingState":
         """The hypotheses ``rows`` (int64 ``[rows]``) in that order; repeats are allowed."""
         memory = None if self.memory is None else self.memory.select(rows)
-        extended = self.extended_source
-        extended = None if extended is None else extended.index_select(0, rows)
-        return DecodingState(self.decoder.select(rows), memory, extended)
+        words = None if self.words is None else self.words.select(rows)
+        return DecodingState(self.decoder.select(rows), memory, words)
 
 
 class EncoderDecoder(nn.Module):
@@ -92,16 +96,16 @@ class EncoderDecoder(nn.Module):
         if feeding is not None and feeding.teacher_forcing < 1:
             return self._features_on_own_tokens(decoder_input, state, feeding)
         output: DecoderOutput = self.decoder(decoder_input, state.decoder, state.memory)
-        return self._features(output, extended_source)
+        return self._features(output, state.words)
 
-    def _features(self, output: DecoderOutput, extended_source: Tensor | None) -> Tensor:
+    def _features(self, output: DecoderOutput, words: SourceWords | None) -> Tensor:
         """What :meth:`logits` reads: the decoder's features, and beside them the copy scores."""
-        if extended_source is None:
+        if words is None:
             return output.features
         mechanism, gate, alignment = self.decoder.copy_mechanism, output.copy_gate, output.alignment
         if mechanism is None or gate is None or alignment is None:
             raise ValueError("extended_source is given, but this network copies nothing")
-        scores = mechanism.scores(gate, alignment, extended_source)
+        scores = mechanism.scores(gate, alignment, words)
         return torch.cat([output.features.to(scores.dtype), scores], dim=2)
 
     def _features_on_own_tokens(
@@ -120,7 +124,7 @@ class EncoderDecoder(nn.Module):
             output = self.decoder.step(tokens, decoder, state.memory)
             assert output.state is not None
             decoder = output.state
-            features.append(self._features(output, state.extended_source))
+            features.append(self._features(output, state.words))
         return torch.cat(features, dim=1)
 
     @torch.no_grad()
@@ -180,7 +184,8 @@ class EncoderDecoder(nn.Module):
         if self.decoder.attention is not None:
             memory = self.decoder.attention.memory(encoded.outputs, encoded.mask)
         state = self.decoder.first_state(self.bridge(encoded.state), memory)
-        return DecodingState(state, memory, extended_source)
+        words = None if extended_source is None else SourceWords.of(extended_source)
+        return DecodingState(state, memory, words)
 
     def step(
         self, tokens: Tensor, state: DecodingState
@@ -195,7 +200,7 @@ class EncoderDecoder(nn.Module):
         """
         output = self.decoder.step(tokens, state.decoder, state.memory)
         assert output.state is not None
-        features = self._features(output, state.extended_source).squeeze(1)
+        features = self._features(output, state.words).squeeze(1)
         log_probabilities = self.log_probabilities(features, state.extended_source)
         alignment = None if output.alignment is None else output.alignment.squeeze(1)
         return log_probabilities, state._replace(decoder=output.state), alignment
