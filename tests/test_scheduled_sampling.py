@@ -10,6 +10,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seq2seq.models.encoder_decoder import EncoderDecoder, Feeding, encoder_decoder
 from seq2seq.scheduled_sampling import ScheduledSampling
@@ -135,6 +136,31 @@ def test_the_share_of_true_tokens_is_the_probability(
     true = float((torch.stack(seen[1:]) != LOUD).double().mean())
     assert (torch.stack(seen[1:]) == LOUD).any(dim=0).float().mean() > 0.9  # a coin for each token
     assert abs(true - share) < 4 * math.sqrt(share * (1 - share) / (batch * (time - 1)))
+
+
+class Waits(TorchDispatchMode):
+    """How often the processor needs a number, for which it would wait for a GPU."""
+
+    number = 0
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += op.overloadpacket.__name__ in (
+            "nonzero",
+            "multinomial",
+            "_local_scalar_dense",
+        )
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("fed", ["sample", "argmax"])
+def test_no_step_waits_for_a_gpu(fed: str) -> None:
+    model, waits = build(), []
+    for time in (3, 12):
+        with Waits() as seen:
+            source, lengths = tokens(4, 5), torch.full((4,), 5)
+            model(source, lengths, tokens(4, time, seed=2), Feeding(0.5, fed))
+        waits.append(seen.number)
+    assert waits[0] == waits[1] > 0
 
 
 def test_sampled_tokens_come_as_often_as_the_model_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,11 +112,13 @@ class EncoderDecoder(nn.Module):
         self, reference: Tensor, state: DecodingState, feeding: Feeding
     ) -> Tensor:
         own = torch.rand(reference.shape, device=reference.device) >= feeding.teacher_forcing
+        # Known before the steps begin, so that none of them waits for a GPU.
+        own_rows = own.t().nonzero()[:, 1].split(own.sum(dim=0).tolist())
         decoder = state.decoder
         features: list[Tensor] = []
         for time, tokens in enumerate(reference.unbind(dim=1)):
             if time:
-                rows = own[:, time].nonzero().squeeze(1)
+                rows = own_rows[time]
                 chosen = self._own_tokens(features[-1].detach(), rows, state, feeding)
                 tokens = tokens.index_copy(0, rows, chosen)
             if self.decoder.begins_chunk(time):
@@ -225,7 +227,8 @@ def _chosen(logits: Tensor, how: str) -> Tensor:
         return logits.argmax(dim=1)
     exact = torch.promote_types(logits.dtype, torch.float32)
     probabilities = torch.softmax(logits, dim=1, dtype=exact)
-    return torch.multinomial(probabilities, 1).squeeze(1)
+    # As torch.multinomial draws one token, but without its check, which waits for a GPU.
+    return (probabilities / torch.empty_like(probabilities).exponential_()).argmax(dim=1)
 
 
 def encoder_decoder(
