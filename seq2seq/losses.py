@@ -48,7 +48,7 @@ class TokenLoss(NamedTuple):
 
 
 def cross_entropy(
-    logits: Tensor | Distribution, labels: Tensor, *, label_smoothing: float = 0.0
+    distribution: Tensor | Distribution, labels: Tensor, *, label_smoothing: float = 0.0
 ) -> TokenLoss:
     """Label-smoothed cross-entropy (Szegedy et al. 2016, section 7), uniform over the vocabulary.
 
@@ -57,12 +57,12 @@ def cross_entropy(
     With a copy mechanism v goes over the target vocabulary, without the words of the source.
 
     Args:
-        logits: scores of the real target positions, or the distributions themselves.
+        distribution: at the real target positions; a tensor is of logits.
         labels: the token that stands at each of them.
         label_smoothing: e, the probability spread over the vocabulary; 0 is the plain likelihood.
 
     Shape:
-        logits [tokens, vocabulary], labels [tokens] int64.
+        distribution, if a tensor, [tokens, vocabulary]; labels [tokens] int64.
 
     Raises:
         ValueError: if the shapes don't fit or `label_smoothing` isn't in [0, 1).
@@ -72,14 +72,15 @@ def cross_entropy(
             f"label_smoothing={label_smoothing} is a probability taken from the label: use a value "
             "of at least 0 and below 1."
         )
-    if not isinstance(logits, Tensor):
-        likelihood = -logits.log_probability(labels).sum()
+    if not isinstance(distribution, Tensor):
+        likelihood = -distribution.log_probability(labels).sum()
         loss = likelihood
         if label_smoothing:
-            spread = label_smoothing / logits.vocabulary_size
+            spread = label_smoothing / distribution.vocabulary_size
             loss = (1.0 - label_smoothing) * likelihood
-            loss = loss - spread * logits.sum_over_vocabulary().sum()
+            loss = loss - spread * distribution.sum_over_vocabulary().sum()
         return TokenLoss(loss, likelihood.detach(), labels.size(0))
+    logits = distribution
     if logits.dim() != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(
             f"cross_entropy needs logits [tokens, vocabulary] and labels [tokens], not "
@@ -95,12 +96,11 @@ def cross_entropy(
     return TokenLoss(loss, likelihood.detach(), labels.size(0))
 
 
-def correct_tokens(logits: Tensor | Distribution, labels: Tensor) -> Tensor:
+def correct_tokens(distribution: Tensor | Distribution, labels: Tensor) -> Tensor:
     """Number of positions whose most probable token is the label.
 
     Shape:
-        logits [tokens, vocabulary], labels [tokens]; returns [].
+        distribution, if a tensor, [tokens, vocabulary] of logits; labels [tokens]; returns [].
     """
-    if not isinstance(logits, Tensor):
-        logits = logits.log_probabilities()
-    return (logits.argmax(dim=-1) == labels).sum()
+    scores = distribution if isinstance(distribution, Tensor) else distribution.log_probabilities()
+    return (scores.argmax(dim=-1) == labels).sum()

@@ -35,7 +35,7 @@ def batch_loss(
     label_smoothing: float = 0.0,
     feeding: Feeding | None = None,
 ) -> tuple[TokenLoss, Tensor | CopyMixture]:
-    """Teacher-forced loss of a batch and the logits ``[target_tokens, vocabulary]`` behind it.
+    """Teacher-forced loss of a batch, and the distribution of its target tokens behind it.
 
     With ``feeding``, which an ensemble doesn't take, some of the history is the model's own.
     """
@@ -44,13 +44,13 @@ def batch_loss(
     features = model(*arguments, extended_source=batch.extended_source)
     # Padding never reaches the output layer, the most expensive part of the network.
     real = features.flatten(0, 1).index_select(0, batch.target_positions)
-    logits: Tensor | CopyMixture
-    if batch.extended_source is None:
-        logits = model.logits(real)
-    else:
+    extended_source = batch.extended_source
+    if extended_source is not None:
         rows = batch.target_positions // batch.decoder_input.size(1)
-        logits = model.mixture(real, batch.extended_source.index_select(0, rows))
-    return cross_entropy(logits, batch.labels, label_smoothing=label_smoothing), logits
+        extended_source = extended_source.index_select(0, rows)
+    distribution = model.distribution(real, extended_source)
+    loss = cross_entropy(distribution, batch.labels, label_smoothing=label_smoothing)
+    return loss, distribution
 
 
 class SplitScores:
@@ -73,10 +73,10 @@ class SplitScores:
     @torch.no_grad()
     def add(self, batch: Batch, pairs: Sequence[Pair], translator: Translator) -> None:
         """Score a batch of the split ``pairs``."""
-        loss, logits = batch_loss(translator.model, batch)
+        loss, distribution = batch_loss(translator.model, batch)
         self._teacher_forced.update(
             negative_log_likelihood=loss.negative_log_likelihood,
-            correct=correct_tokens(logits, batch.labels),
+            correct=correct_tokens(distribution, batch.labels),
             tokens=loss.tokens,
         )
         chosen = [pairs[index] for index in batch.index.tolist()]

@@ -113,7 +113,7 @@ class EncoderDecoder(nn.Module):
     ) -> Tensor:
         own = torch.rand(reference.shape, device=reference.device) >= feeding.teacher_forcing
         # Known before the steps begin, so that none of them waits for a GPU.
-        own_rows = own.t().nonzero()[:, 1].split(own.sum(dim=0).tolist())
+        own_rows = torch.split(own.t().nonzero()[:, 1], own.sum(dim=0).tolist())
         decoder = state.decoder
         features: list[Tensor] = []
         for time, tokens in enumerate(reference.unbind(dim=1)):
@@ -169,13 +169,21 @@ class EncoderDecoder(nn.Module):
         own = own.to(self.decoder.attention_vector.weight.dtype)
         return mechanism.mixture(self.decoder.output(own), scores, extended_source)
 
+    def distribution(
+        self, features: Tensor, extended_source: Tensor | None
+    ) -> Tensor | CopyMixture:
+        """What a loss is of: :meth:`mixture` if words of the source may be copied, or logits."""
+        if extended_source is None:
+            return self.logits(features)
+        return self.mixture(features, extended_source)
+
     def log_probabilities(self, features: Tensor, extended_source: Tensor | None) -> Tensor:
-        """Of every token, in float32 or wider: of :meth:`logits`, or of :meth:`mixture`."""
-        if extended_source is not None:
-            return self.mixture(features, extended_source).log_probabilities()
-        logits = self.logits(features)
-        exact = torch.promote_types(logits.dtype, torch.float32)
-        return torch.log_softmax(logits, dim=-1, dtype=exact)
+        """Of every token, in float32 or wider: the logarithm of :meth:`distribution`."""
+        distribution = self.distribution(features, extended_source)
+        if isinstance(distribution, CopyMixture):
+            return distribution.log_probabilities()
+        exact = torch.promote_types(distribution.dtype, torch.float32)
+        return torch.log_softmax(distribution, dim=-1, dtype=exact)
 
     def start(
         self, source: Tensor, source_lengths: Tensor, extended_source: Tensor | None = None

@@ -25,9 +25,9 @@ class EnsembleState(NamedTuple):
 
 
 class Ensemble(nn.Module):
-    """The mixture of several networks: ``p(y | x) = 1/n sum_i p_i(y | x)`` at every position.
+    """The average of several networks: ``p(y | x) = 1/n sum_i p_i(y | x)`` at every position.
 
-    Probabilities are averaged, not their logarithms as in a product of experts. The mixture is a
+    Probabilities are averaged, not their logarithms as in a product of experts. The average is a
     distribution as it stands, so that its scores remain log-probabilities and its perplexity can be
     compared with that of one network; by Jensen's inequality its cross-entropy is never above the
     mean of theirs; and no network alone can veto a token by giving it almost nothing. The alignment
@@ -70,27 +70,18 @@ class Ensemble(nn.Module):
         parts = [member(*arguments, extended_source=extended_source) for member in self.members]
         return torch.cat(parts, dim=2)
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Log-probabilities of the mixture, from ``[..., sum of widths]`` to ``[..., vocabulary]``.
-
-        They are logits as well: their softmax is the mixture.
-        """
-        return self._log_probabilities(features, None)
-
-    def mixture(self, features: Tensor, extended_source: Tensor) -> Tensor:
-        """In place of :meth:`logits` if words of the source may be copied.
+    def distribution(self, features: Tensor, extended_source: Tensor | None) -> Tensor:
+        """Log-probabilities of the average; logits as well, as their softmax is the average.
 
         Shape:
-            features: ``[rows, sum of widths]``; extended_source: ``[rows, source_time]``; returns
-            ``[rows, vocabulary + source_time]``.
+            features: ``[..., sum of widths]``; extended_source: ``[..., source_time]``, None unless
+            words of the source may be copied; returns ``[..., vocabulary]``, with copies
+            ``[..., vocabulary + source_time]``.
         """
-        return self._log_probabilities(features, extended_source)
-
-    def _log_probabilities(self, features: Tensor, extended_source: Tensor | None) -> Tensor:
-        copied = 0 if extended_source is None else extended_source.size(1)
+        copied = 0 if extended_source is None else extended_source.size(-1)
         widths = [member.decoder.output_size + copied for member in self.networks()]
         parts = torch.split(features, widths, dim=-1)
-        return _mixture(
+        return _averaged(
             [
                 member.log_probabilities(part, extended_source)
                 for member, part in zip(self.networks(), parts, strict=True)
@@ -107,18 +98,19 @@ class Ensemble(nn.Module):
     def step(
         self, tokens: Tensor, state: EnsembleState
     ) -> tuple[Tensor, EnsembleState, Tensor | None]:
-        """As :meth:`EncoderDecoder.step`, of the mixture."""
+        """As :meth:`EncoderDecoder.step`, of the average."""
         answers = [
             member.step(tokens, before)
             for member, before in zip(self.networks(), state.members, strict=True)
         ]
         alignments = [alignment for _, _, alignment in answers if alignment is not None]
         return (
-            _mixture([log_probabilities for log_probabilities, _, _ in answers]),
+            _averaged([log_probabilities for log_probabilities, _, _ in answers]),
             EnsembleState(tuple(after for _, after, _ in answers)),
             torch.stack(alignments).mean(dim=0) if alignments else None,
         )
 
 
-def _mixture(log_probabilities: list[Tensor]) -> Tensor:
+def _averaged(log_probabilities: list[Tensor]) -> Tensor:
+    """The logarithm of the mean of the probabilities."""
     return torch.stack(log_probabilities).logsumexp(dim=0) - math.log(len(log_probabilities))

@@ -1,4 +1,4 @@
-"""An ensemble is the mixture of its networks, step by step and teacher forced."""
+"""An ensemble is the average of its networks, step by step and teacher forced."""
 
 import pytest
 import torch
@@ -33,21 +33,22 @@ def test_probabilities_are_the_mean_of_the_networks_teacher_forced() -> None:
     expected = sum(
         torch.softmax(one.logits(one(SOURCE, LENGTHS, TARGET)), dim=-1) for one in each
     ) / len(each)
-    logits = together.logits(features)
-    torch.testing.assert_close(logits.exp(), expected)
-    torch.testing.assert_close(torch.log_softmax(logits, dim=-1), logits)
+    found = together.distribution(features, None)
+    torch.testing.assert_close(found.exp(), expected)
+    # A loss takes them for logits, and finds the same.
+    torch.testing.assert_close(torch.log_softmax(found, dim=-1), found)
     # Positions that were picked out, as the loss does it, are the same.
-    torch.testing.assert_close(together.logits(features[:, 1]), logits[:, 1])
+    torch.testing.assert_close(together.distribution(features[:, 1], None), found[:, 1])
 
 
 def test_steps_give_what_teacher_forcing_gives_and_rows_can_be_chosen() -> None:
     each = members()
     together = Ensemble(each)
-    logits = together.logits(together(SOURCE, LENGTHS, TARGET))
+    forced = together.distribution(together(SOURCE, LENGTHS, TARGET), None)
     state = together.start(SOURCE, LENGTHS).select(torch.tensor([1, 0, 1]))
     for position in range(3):
         found, state, alignment = together.step(TARGET[[1, 0, 1], position], state)
-        torch.testing.assert_close(found, logits[[1, 0, 1], position])
+        torch.testing.assert_close(found, forced[[1, 0, 1], position])
         assert alignment is not None
         torch.testing.assert_close(alignment.sum(dim=1), torch.ones(3, dtype=torch.float64))
     start = [one.start(SOURCE, LENGTHS) for one in each[:2]]
@@ -88,7 +89,7 @@ def test_networks_that_copy_mix_over_the_words_of_the_source_too() -> None:
         .exp()
         for one in each
     )
-    found = together.mixture(features[:, 1], extended)
+    found = together.distribution(features[:, 1], extended)
     torch.testing.assert_close(found.exp(), expected / 2)
     state = together.start(SOURCE, LENGTHS, extended)
     for position in range(2):
