@@ -135,20 +135,22 @@ def check_resumable(path: Path, description: Mapping[str, Any]) -> int:
             f"ckpt_path={path} holds weights to translate with, and nothing that a run could go on "
             "from: resume from the last.ckpt or best.ckpt beside it"
         )
-    stored = dict(checkpoint[KEY])
-    # Written before an option existed, it was trained with that option's default.
-    stored["model"] = {**_model_defaults(), **stored["model"]}
-    for what in ("model", "training", "gradient"):
-        ours, theirs = description[what], stored.get(what, description[what])
-        if what == "model":
-            ours = {**_model_defaults(), **ours}
+    stored = checkpoint[KEY]
+    # Of the model, what was written before an option existed was trained with its default.
+    for otherwise, parts, defaults in (
+        ("with another model", ("model",), _model_defaults()),
+        ("otherwise", ("training", "gradient"), {}),
+    ):
+        ours, theirs = dict(defaults), dict(defaults)
+        for part in parts:
+            ours |= description[part]
+            theirs |= stored.get(part, description[part])
         different = [
             f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
             for key in sorted({*ours, *theirs})
             if ours.get(key) != theirs.get(key)
         ]
         if different:
-            otherwise = "with another model" if what == "model" else "otherwise"
             raise ValueError(
                 f"ckpt_path={path} was trained {otherwise}: {'; '.join(different)}. Resume with "
                 "the overrides of that run"

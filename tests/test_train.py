@@ -621,6 +621,10 @@ def test_a_run_that_trains_otherwise_is_refused_on_resume(compose: Compose, tmp_
         ("activation_regularization=2", "activation_regularization is 0.0 there and 2.0 here"),
         ("coverage_loss=1", "coverage_loss is 0.0 there and 1.0 here"),
         ("trainer.accumulate_grad_batches=2", "accumulate_grad_batches is 1 there and 2 here"),
+        (
+            "gradient_noise=1 coverage_loss=1",
+            "coverage_loss is 0.0 .*; gradient_noise is None there",
+        ),
     ):
         with pytest.raises(ValueError, match=f"was trained otherwise: .*{said}"):
-            train(compose(override, f"ckpt_path={last}", folder="second"))
+            train(compose(*override.split(), f"ckpt_path={last}", folder="second"))
