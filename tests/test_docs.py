@@ -1,5 +1,6 @@
 """What the documents tell people to type: it composes, and the tutorial's commands run."""
 
+import itertools
 import re
 import shlex
 import sys
@@ -54,6 +55,21 @@ def test_what_a_document_says_to_type_composes(
     compose_config: Callable[[str, list[str]], DictConfig], document: str, command: str
 ) -> None:
     assert compose_config(*overrides(command)).model.cell
+
+
+def tables(document: Path) -> list[list[str]]:
+    """Every block of lines that begin with a bar, outside of code."""
+    prose = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+    lines = itertools.groupby(prose.splitlines(), key=lambda line: line.startswith("|"))
+    return [list(block) for is_table, block in lines if is_table]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_every_table_has_a_header_and_rows_as_wide_as_it(document: Path) -> None:
+    for table in tables(document):
+        assert len(table) > 1 and re.fullmatch(r"\|( ?:?-+:? ?\|)+", table[1]), table[0]
+        for row in table:
+            assert row.replace(r"\|", "").count("|") == table[1].count("|"), row
 
 
 def test_the_tutorial_has_its_experiments_and_pictures() -> None:

@@ -18,8 +18,9 @@ class AverageCheckpoint(Checkpoint):
     """Write ``average.ckpt`` after each validation: the plain mean over the last n of them.
 
     Junczys-Dowmunt, Dwojak and Sennrich 2016; Vaswani et al. 2017, section 6.1, who
-    average the last 5 or 20 checkpoints. Of the weights that are trained, whatever else averages.
-    Until there were n validations it is the mean over those there were.
+    average the last 5 or 20 checkpoints. Of the weights that are trained, also where a moving
+    average is what validations are of. Until there were n validations it is the mean over those
+    there were.
 
     Training, validation and test know nothing of it. The n weights travel in every checkpoint that
     a run can go on from, which grows by as much.

@@ -1,4 +1,4 @@
-"""Keeps an average of the weights over the optimizer steps, which is what is judged and used.
+"""Keeps a moving average of the weights over the optimizer steps, which is judged and used.
 
 The averaging itself, and its part of a checkpoint, are Lightning's. Training goes on with the
 weights themselves.
