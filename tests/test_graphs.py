@@ -80,12 +80,10 @@ def bundled(folder: Path, **options: Any) -> Path:
     return folder / "bundle"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
-    [
-        ("no attention", "input feeding"),
-        pytest.param(("default", "state before", "history"), marks=pytest.mark.slow),
-    ],
+    [("no attention", "input feeding"), ("default", "state before", "history")],
     ids=" and ".join,
 )
 def test_the_program_of_the_document_translates_as_the_network_does(
