@@ -20,12 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 from seq2seq.assembly import (
     build_datamodule,
     build_module,
-    check_sizes,
     initialize_weights,
     read_vectors,
     use_threads,
 )
 from seq2seq.config import config_folder, plain, register
+from seq2seq.config_checks import check_sizes
 from seq2seq.instantiate import check_targets
 from seq2seq.sweep.job import run_job
 from seq2seq.sweep.record import start

@@ -20,8 +20,6 @@ from seq2seq.assembly import (
     build_callbacks,
     build_datamodule,
     build_module,
-    check_sizes,
-    check_training,
     initialize_weights,
     read_vectors,
     report_cut_outputs,
@@ -29,6 +27,7 @@ from seq2seq.assembly import (
     use_threads,
 )
 from seq2seq.config import config_folder, register
+from seq2seq.config_checks import check_sizes, check_training
 from seq2seq.event_log import event_logger, open_tensorboard
 from seq2seq.figures import Figures, table
 from seq2seq.instantiate import check_targets, instantiate

@@ -59,6 +59,7 @@ LAYERS = {
     # 4: Hydra
     "assembly": 4,
     "config": 4,
+    "config_checks": 4,
     "event_log": 4,
     "evaluate": 4,
     "export": 4,
@@ -67,6 +68,7 @@ LAYERS = {
     "report": 4,
     "sweep": 4,
     "train": 4,
+    "training_options": 4,
     "user_errors": 4,
     "translate": 4,
 }

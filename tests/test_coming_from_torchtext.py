@@ -24,11 +24,11 @@ from torchtext.vocab import Vectors
 from seq2seq.assembly import (
     build_datamodule,
     build_module,
-    check_sizes,
     initialize_weights,
     read_vectors,
 )
 from seq2seq.config import config_folder, register
+from seq2seq.config_checks import check_sizes
 from seq2seq.data.batch import Batch
 from seq2seq.data.corpus import CorpusError, Pair, read_pairs
 from seq2seq.data.datamodule import TranslationDataModule

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seq2seq.assembly import check_sizes
+from seq2seq.config_checks import check_sizes
 from seq2seq.coverage_loss import CoverageLoss
 from seq2seq.models.encoder_decoder import EncoderDecoder, encoder_decoder
 from seq2seq.train import train

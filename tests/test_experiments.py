@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from seq2seq import inspection
-from seq2seq.assembly import check_sizes, check_training
 from seq2seq.config import config_folder, register
+from seq2seq.config_checks import check_sizes, check_training
 from seq2seq.sweep.figure import FIGURE
 from seq2seq.sweep.table import TABLE
 

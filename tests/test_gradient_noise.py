@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from seq2seq.assembly import check_training
+from seq2seq.config_checks import check_training
 from seq2seq.data.batch import Batch
 from seq2seq.gradient_noise import GradientNoise
 from seq2seq.module import TranslationModule

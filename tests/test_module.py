@@ -8,7 +8,8 @@ import torch
 from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from seq2seq.assembly import build_datamodule, build_module, check_training
+from seq2seq.assembly import build_datamodule, build_module
+from seq2seq.config_checks import check_training
 from seq2seq.train import train
 
 Compose = Callable[..., DictConfig]

@@ -14,10 +14,10 @@ from torch import Tensor
 from seq2seq.assembly import (
     build_datamodule,
     build_module,
-    check_sizes,
     initialize_weights,
     read_vectors,
 )
+from seq2seq.config_checks import check_sizes
 from seq2seq.data.tokenizer import PAD_ID, SPECIAL_TOKENS
 from seq2seq.inspection import measure
 from seq2seq.module import TranslationModule

@@ -385,7 +385,7 @@ class Infinite:
 
 
 def test_divergence_names_a_penalty(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seq2seq.assembly._penalties", lambda config: [Infinite()])
+    monkeypatch.setattr("seq2seq.assembly.penalties", lambda config: [Infinite()])
     with pytest.raises(Diverged, match="the odd penalty itself .every output .* is finite"):
         train(compose())
 

@@ -9,11 +9,12 @@ from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 from torch import Tensor
 
-from seq2seq.assembly import build_callbacks, check_training
+from seq2seq.assembly import build_callbacks
 from seq2seq.bundle import read_bundle, write_bundle
 from seq2seq.callbacks.average_checkpoint import AverageCheckpoint
 from seq2seq.callbacks.random_state import RandomState
 from seq2seq.checkpoint import load_trained
+from seq2seq.config_checks import check_training
 from seq2seq.train import train
 
 Compose = Callable[..., DictConfig]

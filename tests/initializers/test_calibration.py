@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from seq2seq.assembly import (
     build_datamodule,
     build_module,
-    check_sizes,
     initialize_weights,
     report_weights,
 )
+from seq2seq.config_checks import check_sizes
 from seq2seq.initializers.calibration import (
     METHODS,
     Calibration,
