@@ -23,6 +23,7 @@ def rows(printed: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_run_add_up(capsys: pytest.CaptureFixture[str]) -> None:
     import benchmark_sweep
 

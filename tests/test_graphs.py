@@ -139,6 +139,7 @@ def network(**options: Any) -> Any:
     return encoder_decoder(**sizes, embedding_size=6, hidden_size=6, **options).eval()
 
 
+@pytest.mark.slow
 def test_what_goes_in_and_out_is_said_by_name_and_shape(tmp_path: Path) -> None:
     told = json.loads((bundled(tmp_path / "a", encoder_layers=2) / "bundle.json").read_text())
     state = [
@@ -164,6 +165,7 @@ def test_what_goes_in_and_out_is_said_by_name_and_shape(tmp_path: Path) -> None:
         assert {weight.split(".")[1] for weight in program.state_dict} == parts
 
 
+@pytest.mark.slow
 def test_what_can_not_be_exported_is_refused_in_a_sentence_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

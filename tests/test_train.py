@@ -240,6 +240,7 @@ def test_overfitting_repeats_the_same_batches_until_they_are_known(
     assert scalars(tmp_path / "run")["train/loss"] < 0.1
 
 
+@pytest.mark.slow
 def test_detect_nan_runs(compose: Compose) -> None:
     assert train(compose("debug=detect_nan"))["test/loss"] > 0
 

@@ -93,6 +93,7 @@ def test_a_sweep_outlives_runs_that_diverge_or_fail(
     assert "optimizer.lr=-1" in record["traceback"]
 
 
+@pytest.mark.slow
 def test_a_figure_of_the_config_is_drawn_or_its_mistake_named(
     command_line: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -153,6 +154,7 @@ def test_the_outcome_names_the_lowest_loss() -> None:
     assert outcome(runs) == "3 runs: 3 finished\nlowest test/loss 0.2500 a.b=2"
 
 
+@pytest.mark.slow
 def test_runs_of_a_sweep_are_those_that_each_would_be_alone(
     command_line: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -169,6 +171,7 @@ def test_runs_of_a_sweep_are_those_that_each_would_be_alone(
         assert figures[0]["test/loss"] == figures[1]["test/loss"]
 
 
+@pytest.mark.slow
 def test_a_shared_corpus_is_encoded_once(
     command_line: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

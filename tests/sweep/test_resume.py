@@ -59,6 +59,7 @@ def norms(run: Path) -> list[tuple[int, str, str, list[float]]]:
     return [(row["step"], row["layer"], row["quantity"], row["from_end"]) for row in rows]
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_to_the_same_runs(
     command_line: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_run_without_a_checkpoint_begins_anew(
     assert list(curve(tmp_path / "sweep" / "0")) == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_failed_runs_are_tried_again_and_diverged_ones_are_not(
     command_line: Callable[..., Any], tmp_path: Path
 ) -> None:
